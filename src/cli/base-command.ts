@@ -1,0 +1,95 @@
+/** What every command shares: flags, files, output, and the one place where errors become exit codes. */
+import { Command, Errors, Flags } from '@oclif/core';
+import { TunnelError, toTunnelError } from '../error.js';
+import { type Identity, loadIdentity } from '../session/identity.js';
+import { EXIT_USAGE, exitCode } from './exit-codes.js';
+import { createLog, LOG_LEVELS, type Log, type LogLevel } from './log.js';
+import { describeError, jsonOutput, type Output, plainOutput } from './output.js';
+import { identityPath, type Paths, resolvePaths } from './paths.js';
+
+export interface CommonFlags {
+  readonly identity: string;
+  readonly json: boolean;
+  readonly 'log-level': string;
+  readonly 'log-file'?: string | undefined;
+}
+
+export abstract class BaseCommand extends Command {
+  static override baseFlags = {
+    identity: Flags.string({
+      description: 'identity to act as',
+      default: 'default',
+      helpGroup: 'GLOBAL',
+      helpValue: '<name>',
+    }),
+    json: Flags.boolean({
+      description: 'print one JSON object a line, and nothing else, on stdout',
+      helpGroup: 'GLOBAL',
+    }),
+    plain: Flags.boolean({ description: 'print plain lines', helpGroup: 'GLOBAL' }),
+    'log-level': Flags.string({
+      description: 'how much to log',
+      options: [...LOG_LEVELS],
+      default: 'warn',
+      helpGroup: 'GLOBAL',
+    }),
+    'log-file': Flags.string({
+      description: 'log to this file instead of stderr',
+      helpGroup: 'GLOBAL',
+      helpValue: '<path>',
+    }),
+  };
+
+  readonly paths: Paths = resolvePaths();
+  protected log_: Log | undefined;
+
+  protected output(flags: CommonFlags): Output {
+    const log = createLog(flags['log-level'] as LogLevel, flags['log-file']);
+    this.log_ = log;
+    return flags.json ? jsonOutput(log) : plainOutput(log);
+  }
+
+  protected loadIdentity(flags: CommonFlags): Promise<{ identity: Identity; created: boolean }> {
+    return loadIdentity(identityPath(this.paths, flags.identity));
+  }
+
+  protected override async catch(error: unknown): Promise<void> {
+    if (error instanceof Errors.ExitError) throw error;
+    const reason = isUsageError(error) ? usageError(error as Error, this.id ?? '') : toTunnelError(error);
+    reportFatal(reason, this.argv.includes('--json'));
+    if (this.argv.join(' ').includes('--log-level debug') || this.argv.includes('--log-level=debug')) {
+      process.stderr.write(`${reason.stack}\n`);
+    }
+    this.exit(reason.code === 'USAGE' ? EXIT_USAGE : exitCode(reason.code));
+  }
+}
+
+/** The error that ends the program: a sentence on stderr, and an `error` event on stdout where JSON is asked for. */
+export function reportFatal(error: TunnelError, json: boolean): void {
+  if (json) {
+    const { code, message, hint } = error;
+    const event = {
+      event: 'error',
+      time: new Date().toISOString(),
+      code,
+      message,
+      ...(hint ? { hint } : {}),
+    };
+    process.stdout.write(`${JSON.stringify(event)}\n`);
+  }
+  process.stderr.write(`tunnel: ${describeError(error)}\n`);
+}
+
+function isUsageError(error: unknown): boolean {
+  return error instanceof Errors.CLIError && !(error instanceof TunnelError);
+}
+
+/** oclif's parse errors carry several lines; the first is the sentence. */
+function usageError(error: Error, command: string): TunnelError {
+  const text = error.message
+    .split('\n')
+    .filter((part) => part.trim() !== '' && !part.startsWith('See more help'))
+    .join(' ')
+    .trim();
+  return new TunnelError('USAGE', text, { hint: `see: tunnel ${command} --help`, cause: error });
+}

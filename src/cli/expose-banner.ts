@@ -1,0 +1,48 @@
+/** What `expose` says to people when it is ready. */
+import { basename, relative } from 'node:path';
+import { formatTarget, type Service } from '../tunnel/spec.js';
+
+export interface BannerFacts {
+  readonly nodeId: string;
+  readonly identityName: string;
+  readonly created: boolean;
+  readonly services: readonly Service[];
+  readonly ticket: string;
+}
+
+export function exposeBanner({
+  nodeId,
+  identityName,
+  created,
+  services,
+  ticket,
+}: BannerFacts): readonly string[] {
+  const specs = services.map(suggestedSpec).join(' ');
+  return [
+    `node      ${nodeId}`,
+    `identity  ${identityName} (${created ? 'new' : 'saved'})`,
+    ...services.map(
+      ({ name, target }, index) =>
+        `${index === 0 ? 'offers  ' : '        '}  ${name} → ${formatTarget(target)}`,
+    ),
+    'allows    whoever has the ticket below, so treat it as a password; nobody else',
+    '',
+    'On the other machine run:',
+    '',
+    `  ${programName()} forward '${ticket}' ${specs}`,
+    '',
+  ];
+}
+
+/** The spec that listens on the port the service has here. */
+function suggestedSpec({ name, target }: Service): string {
+  if (target.kind === 'unix') return `0:${name}`;
+  return String(target.port) === name ? name : `${target.port}:${name}`;
+}
+
+/** How this program was started, so that the printed line can be run as it is. */
+function programName(): string {
+  const script = process.argv[1] ?? 'tunnel';
+  if (basename(script) !== 'run.js') return 'tunnel';
+  return `node ${relative(process.cwd(), script) || script}`;
+}

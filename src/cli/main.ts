@@ -1,0 +1,32 @@
+/** The program: runs a command, and is the one place that ends the process. */
+import { Errors, flush, run } from '@oclif/core';
+import { TunnelError, toTunnelError } from '../error.js';
+import { reportFatal } from './base-command.js';
+import { EXIT_USAGE, exitCode } from './exit-codes.js';
+
+export async function main(argv: string[], url: string): Promise<void> {
+  // Who reads our output may go away: that ends the program, without a complaint.
+  process.stdout.on('error', () => process.exit(0));
+  const code = await runCommand(argv, url);
+  await flush();
+  process.exit(code);
+}
+
+async function runCommand(argv: string[], url: string): Promise<number> {
+  try {
+    await run(argv, url);
+    return 0;
+  } catch (error) {
+    if (error instanceof Errors.ExitError) return error.oclif.exit ?? 0;
+    const reason = error instanceof Errors.CLIError ? unknownCommand(error) : toTunnelError(error);
+    reportFatal(reason, argv.includes('--json'));
+    return reason.code === 'USAGE' ? EXIT_USAGE : exitCode(reason.code);
+  }
+}
+
+function unknownCommand(error: Error): TunnelError {
+  return new TunnelError('USAGE', error.message.split('\n')[0] ?? error.message, {
+    hint: 'see: tunnel --help',
+    cause: error,
+  });
+}

@@ -1,0 +1,119 @@
+/** The flags of commands that use the network, and the endpoint they describe. */
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { isIP } from 'node:net';
+import { join } from 'node:path';
+import { Flags } from '@oclif/core';
+import { TunnelError } from '../error.js';
+import type { Identity } from '../session/identity.js';
+import type { Endpoint } from '../session/session.js';
+import { isSocketAddress } from '../session/ticket.js';
+import { formatHostPort } from '../tunnel/spec.js';
+
+export const networkFlags = {
+  relay: Flags.string({
+    description: 'use this relay instead of the public ones (repeatable)',
+    multiple: true,
+    multipleNonGreedy: true,
+    helpValue: '<url>',
+  }),
+  'no-relay': Flags.boolean({
+    description: 'use no relay and look nothing up on the internet',
+    exclusive: ['relay'],
+  }),
+  bind: Flags.string({
+    description: 'use this local address only, optionally with a UDP port',
+    helpValue: '<ip[:port]>',
+  }),
+};
+
+export interface NetworkFlags {
+  readonly relay?: readonly string[] | undefined;
+  readonly 'no-relay': boolean;
+  readonly bind?: string | undefined;
+}
+
+/** Throws USAGE for flags that make no sense, else what binding throws. */
+export async function bindEndpoint(
+  identity: Identity,
+  flags: NetworkFlags,
+  portFile?: string,
+): Promise<Endpoint> {
+  const { bindIroh } = await import('../session/engines/iroh.js');
+  const bindTo = (bind: readonly string[]) =>
+    bindIroh({
+      identity,
+      bind,
+      relay: flags['no-relay'] ? 'none' : relays(flags.relay),
+      addressLookup: !flags['no-relay'],
+    });
+  if (flags.bind !== undefined && isSocketAddress(flags.bind)) return bindTo([flags.bind]);
+  const host = flags.bind === undefined ? undefined : bindHost(flags.bind);
+  if (portFile === undefined) return bindTo(host === undefined ? [] : [formatHostPort(host, 0)]);
+  return bindRememberedPort(host, portFile, bindTo);
+}
+
+/** The file that remembers which UDP port an identity was last reached on. */
+export function portFile(stateFolder: string, identityName: string): string {
+  return join(stateFolder, `${identityName}.port`);
+}
+
+/**
+ * Takes the port of the last time when it is free: a ticket's addresses, and what peers remember,
+ * stay true across a restart, also where there is nothing to look them up in.
+ */
+async function bindRememberedPort(
+  host: string | undefined,
+  file: string,
+  bindTo: (bind: readonly string[]) => Promise<Endpoint>,
+): Promise<Endpoint> {
+  const remembered = Number(await readFile(file, 'utf8').catch(() => ''));
+  const tries: string[][] = [];
+  if (Number.isInteger(remembered) && remembered > 0 && remembered <= 65535) {
+    if (host !== undefined) tries.push([formatHostPort(host, remembered)]);
+    // A machine without IPv6 has no [::] to bind.
+    else tries.push([`0.0.0.0:${remembered}`, `[::]:${remembered}`], [`0.0.0.0:${remembered}`]);
+  }
+  for (const bind of tries) {
+    try {
+      return await bindTo(bind);
+    } catch (error) {
+      if (!(error instanceof TunnelError) || (error.code !== 'PORT_IN_USE' && error.code !== 'CANNOT_BIND'))
+        throw error;
+    }
+  }
+  const endpoint = await bindTo(host === undefined ? [] : [formatHostPort(host, 0)]);
+  const port = endpoint
+    .boundAddresses()
+    .find((address) => !address.startsWith('[') || host !== undefined)
+    ?.replace(/^.*:/, '');
+  if (port !== undefined) await rememberPort(file, port);
+  return endpoint;
+}
+
+async function rememberPort(file: string, port: string): Promise<void> {
+  // Only a convenience: a read-only state folder must not keep anyone from exposing.
+  await mkdir(join(file, '..'), { recursive: true, mode: 0o700 })
+    .then(() => writeFile(file, `${port}\n`, { mode: 0o600 }))
+    .catch(() => undefined);
+}
+
+function relays(urls: readonly string[] | undefined): 'default' | readonly string[] {
+  if (!urls || urls.length === 0) return 'default';
+  for (const url of urls) {
+    if (/^https?:\/\/[^/]/.test(url) && URL.canParse(url)) continue;
+    throw new TunnelError('USAGE', `'${url}' is no relay URL`, {
+      hint: 'example: --relay https://relay.example.org',
+    });
+  }
+  return urls;
+}
+
+function bindHost(text: string): string {
+  const host = text.replace(/^\[(.*)\]$/, '$1');
+  if (isIP(host) === 0) {
+    throw new TunnelError('USAGE', `'${text}' is no address to bind to`, {
+      hint: 'examples: --bind 192.0.2.7, --bind 192.0.2.7:4433',
+    });
+  }
+  return host;
+}

@@ -1,0 +1,62 @@
+import { Args } from '@oclif/core';
+import { BaseCommand } from '../cli/base-command.js';
+import { exposeBanner } from '../cli/expose-banner.js';
+import { lockIdentity } from '../cli/identity-lock.js';
+import { bindEndpoint, networkFlags, portFile } from '../cli/network-flags.js';
+import { serve } from '../cli/serve.js';
+import { listenForShutdown } from '../cli/shutdown.js';
+import { formatTarget, parseTargets } from '../tunnel/spec.js';
+
+export default class ExposeCommand extends BaseCommand {
+  static override summary = 'Offer local services to peers';
+  static override description =
+    "Stays in the foreground and prints the line to paste on the other machine.\nA target is [name=][tcp:][host:]port or [name=]unix:/path; 8080 means 127.0.0.1:8080, named '8080'.";
+  static override examples = [
+    '<%= config.bin %> expose 8080',
+    '<%= config.bin %> expose web=localhost:3000 db=10.0.0.5:5432 docker=unix:/run/docker.sock',
+  ];
+  static override strict = false;
+  static override args = { target: Args.string({ description: 'what to offer', required: true }) };
+  static override flags = networkFlags;
+
+  async run(): Promise<void> {
+    const { flags, argv } = await this.parse(ExposeCommand);
+    const output = this.output(flags);
+    const services = parseTargets(argv as string[]);
+    const { requireTcp } = await import('../tunnel/require-tcp.js');
+    requireTcp(services.map(({ name, target }) => ({ name, protocol: target.protocol })));
+    const shutdown = listenForShutdown();
+    const { identity, created } = await this.loadIdentity(flags);
+    const unlock = await lockIdentity(this.paths.runtime, flags.identity);
+    let code: number;
+    try {
+      const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
+      const { Expose } = await import('../tunnel/expose.js');
+      const expose = new Expose({ endpoint, identity, services, report: (event) => output.report(event) });
+      const { ticket } = expose;
+      output.print(
+        {
+          event: 'ready',
+          nodeId: identity.nodeId,
+          ticket,
+          services: services.map(({ name, target }) => ({
+            name,
+            protocol: target.protocol,
+            target: formatTarget(target),
+          })),
+          pid: process.pid,
+        },
+        exposeBanner({ nodeId: identity.nodeId, identityName: flags.identity, created, services, ticket }),
+      );
+      code = await serve(
+        { ended: new Promise(() => undefined), close: (ms, signal) => expose.close(ms, signal) },
+        shutdown,
+      );
+    } finally {
+      output.close();
+      await unlock();
+      shutdown.dispose();
+    }
+    this.exit(code);
+  }
+}

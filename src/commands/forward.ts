@@ -1,0 +1,57 @@
+import { Args } from '@oclif/core';
+import { BaseCommand } from '../cli/base-command.js';
+import { bindEndpoint, networkFlags } from '../cli/network-flags.js';
+import { parsePeer } from '../cli/peer.js';
+import { serve } from '../cli/serve.js';
+import { listenForShutdown } from '../cli/shutdown.js';
+import { parseForwardSpecs } from '../tunnel/spec.js';
+
+export default class ForwardCommand extends BaseCommand {
+  static override summary = "Listen locally and carry each connection to a peer's service";
+  static override description =
+    'A spec is [[bind:]localport:]service or unix:/path:service; 5432 listens on 127.0.0.1:5432 and reaches the service 5432.\nWithout a session it keeps trying: start it before the other side if you like.';
+  static override examples = [
+    "<%= config.bin %> forward 'tunnel://<node-id>?addr=…&token=…' 5432",
+    '<%= config.bin %> forward <node-id> 15432:db 0:web',
+  ];
+  static override strict = false;
+  static override args = {
+    peer: Args.string({ description: 'a ticket or a node ID', required: true }),
+    spec: Args.string({ description: 'where to listen, and for which service', required: true }),
+  };
+  static override flags = networkFlags;
+
+  async run(): Promise<void> {
+    const { flags, argv } = await this.parse(ForwardCommand);
+    const output = this.output(flags);
+    const [peerText, ...specTexts] = argv as string[];
+    const peer = parsePeer(peerText as string);
+    const specs = parseForwardSpecs(specTexts);
+    const { requireTcp } = await import('../tunnel/require-tcp.js');
+    requireTcp(specs.map(({ service, protocol }) => ({ name: service, protocol })));
+    const shutdown = listenForShutdown();
+    const { identity } = await this.loadIdentity(flags);
+    const { Identity } = await import('../session/identity.js');
+    // A key of its own for the endpoint: several forwards and an expose of one identity run side by side.
+    const endpoint = await bindEndpoint(Identity.generate(), flags);
+    let code: number;
+    try {
+      const { Forward } = await import('../tunnel/forward.js');
+      const forward = await Forward.start({
+        endpoint,
+        identity,
+        peer: peer.nodeId,
+        hints: peer,
+        token: peer.token,
+        specs,
+        report: (event) => output.report(event),
+      });
+      code = await serve(forward, shutdown);
+    } finally {
+      await endpoint.close();
+      output.close();
+      shutdown.dispose();
+    }
+    this.exit(code);
+  }
+}

@@ -1,0 +1,100 @@
+/**
+ * The one error class of the project, and the closed union of its codes.
+ *
+ * Codes are tested for, messages are read: a message is one sentence that names the thing, a hint
+ * says what to do next. Library errors are translated into this class once, at the engine's edge.
+ */
+
+/** Codes that travel in ERROR frames, stream resets and session closes, with their numbers on the wire. */
+export const WIRE_CODES = {
+  /** The local application, or its network, reset the connection. */
+  RESET: 0x01,
+  /** The target refused the connection. */
+  REFUSED: 0x02,
+  /** The target did not answer in time. */
+  TARGET_TIMEOUT: 0x03,
+  /** The target's name does not resolve. */
+  TARGET_UNRESOLVED: 0x04,
+  /** The target cannot be reached (no route, no permission, no such socket file). */
+  TARGET_UNREACHABLE: 0x05,
+  /** The peer may not have this. Says no more, so that names cannot be probed. */
+  DENIED: 0x06,
+  /** The other side broke the protocol. */
+  PROTOCOL: 0x07,
+  /** The two sides have no protocol version or required feature in common. */
+  VERSION: 0x08,
+  /** The other side is at one of its limits. */
+  LIMIT: 0x09,
+  /** The process is ending. */
+  SHUTDOWN: 0x0a,
+  /** The session under the channel was lost. */
+  SESSION_LOST: 0x0b,
+  /** A fault of this program. */
+  INTERNAL: 0x0c,
+  /** Something did not happen in time. */
+  TIMEOUT: 0x0d,
+} as const;
+
+export type WireCode = keyof typeof WIRE_CODES;
+
+export type TunnelErrorCode =
+  | WireCode
+  | 'USAGE'
+  | 'BAD_TICKET'
+  | 'BAD_NODE_ID'
+  | 'BAD_IDENTITY'
+  | 'IDENTITY_LOCKED'
+  | 'PORT_IN_USE'
+  | 'CANNOT_BIND'
+  | 'OS_RESOURCE'
+  | 'UNREACHABLE'
+  | 'ENGINE_UNAVAILABLE'
+  | 'STREAM_CLOSED'
+  | 'TOO_LARGE'
+  | 'UNSUPPORTED'
+  | 'ABORTED';
+
+const NAMES = new Map<number, WireCode>(
+  Object.entries(WIRE_CODES).map(([name, code]) => [code, name as WireCode]),
+);
+
+/** The name of a code received from a peer; a number this version does not know is `RESET`. */
+export function wireCodeName(code: number): WireCode {
+  return NAMES.get(code) ?? 'RESET';
+}
+
+export interface TunnelErrorOptions {
+  /** What the user can do next. */
+  readonly hint?: string | undefined;
+  readonly cause?: unknown;
+}
+
+export class TunnelError extends Error {
+  readonly code: TunnelErrorCode;
+  readonly hint: string | undefined;
+
+  constructor(code: TunnelErrorCode, message: string, options: TunnelErrorOptions = {}) {
+    super(message, options.cause === undefined ? undefined : { cause: options.cause });
+    this.name = 'TunnelError';
+    this.code = code;
+    this.hint = options.hint;
+  }
+
+  /** The number that says this error to a peer. Codes that mean nothing to it become INTERNAL. */
+  get wireCode(): number {
+    return this.code in WIRE_CODES ? WIRE_CODES[this.code as WireCode] : WIRE_CODES.INTERNAL;
+  }
+}
+
+/** Wraps what is not yet a `TunnelError`; passes on what is. */
+export function toTunnelError(error: unknown, code: TunnelErrorCode = 'INTERNAL'): TunnelError {
+  if (error instanceof TunnelError) return error;
+  const message = error instanceof Error ? error.message : String(error);
+  return new TunnelError(code, message, { cause: error });
+}
+
+/** The `code` of a Node system error (`ECONNREFUSED`), or undefined. */
+export function systemCode(error: unknown): string | undefined {
+  const code = (error as { code?: unknown } | null)?.code;
+  return typeof code === 'string' ? code : undefined;
+}

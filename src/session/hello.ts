@@ -1,0 +1,90 @@
+/**
+ * HELLO: what each side says first on the control stream. JSON, because it is small, rare, and grows
+ * by optional fields; checked field by field, because it is the one message strangers may send.
+ */
+import { TunnelError } from '../error.js';
+import { MAX_CONTROL_BYTES } from './frame.js';
+import { isNodeId, type NodeId } from './node-id.js';
+
+/** Minor version of protocol `tunnel/1`. */
+export const MINOR_VERSION = 0;
+/** Optional parts of the protocol this build knows. A peer may require them; it may not require others. */
+export const SUPPORTED_FEATURES: readonly string[] = [];
+const MAX_LIST = 256;
+const TEXT = /^[\x20-\x7e]{1,128}$/;
+
+export interface ServiceInfo {
+  readonly name: string;
+  readonly protocol: 'tcp' | 'udp';
+}
+
+export interface Hello {
+  readonly minor: number;
+  /** Random per process: tells a restarted peer from one that was only out of reach. 32 hex digits. */
+  readonly instanceId: string;
+  readonly identity: NodeId;
+  /** Base64url: the identity's signature over this session's key material. Absent when the endpoint's own key is the identity. */
+  readonly proof?: string;
+  /** Capability tokens, base64url. Dialler only. */
+  readonly tokens?: readonly string[];
+  readonly supported: readonly string[];
+  readonly required: readonly string[];
+  /** What the receiver of this HELLO may reach. Acceptor only; absent where the list is too long to send. */
+  readonly services?: readonly ServiceInfo[];
+}
+
+export function encodeHello(hello: Hello): Buffer {
+  const body = Buffer.from(JSON.stringify(hello), 'utf8');
+  if (body.length <= MAX_CONTROL_BYTES) return body;
+  const { services: _, ...rest } = hello;
+  return Buffer.from(JSON.stringify(rest), 'utf8');
+}
+
+/** Throws PROTOCOL for anything that is not a HELLO. Fields it does not know are ignored. */
+export function decodeHello(body: Buffer): Hello {
+  let value: unknown;
+  try {
+    value = JSON.parse(body.toString('utf8'));
+  } catch (error) {
+    throw malformed('it is not JSON', error);
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw malformed('it is no object');
+  const { minor, instanceId, identity, proof, tokens, supported, required, services } = value as Record<
+    string,
+    unknown
+  >;
+  if (typeof minor !== 'number' || !Number.isInteger(minor) || minor < 0) throw malformed('minor');
+  if (typeof instanceId !== 'string' || !/^[0-9a-f]{32}$/.test(instanceId)) throw malformed('instanceId');
+  if (typeof identity !== 'string' || !isNodeId(identity)) throw malformed('identity');
+  if (proof !== undefined && typeof proof !== 'string') throw malformed('proof');
+  return {
+    minor,
+    instanceId,
+    identity,
+    ...(proof === undefined ? {} : { proof }),
+    ...(tokens === undefined ? {} : { tokens: textList(tokens, 'tokens') }),
+    supported: textList(supported, 'supported'),
+    required: textList(required, 'required'),
+    ...(services === undefined ? {} : { services: serviceList(services) }),
+  };
+}
+
+function textList(value: unknown, field: string): readonly string[] {
+  if (!Array.isArray(value) || value.length > MAX_LIST) throw malformed(field);
+  if (!value.every((item): item is string => typeof item === 'string' && TEXT.test(item)))
+    throw malformed(field);
+  return value;
+}
+
+function serviceList(value: unknown): readonly ServiceInfo[] {
+  if (!Array.isArray(value)) throw malformed('services');
+  return value.map((item: unknown) => {
+    const { name, protocol } = (item ?? {}) as Record<string, unknown>;
+    if (typeof name !== 'string' || (protocol !== 'tcp' && protocol !== 'udp')) throw malformed('services');
+    return { name, protocol };
+  });
+}
+
+function malformed(what: string, cause?: unknown): TunnelError {
+  return new TunnelError('PROTOCOL', `the peer sent a malformed HELLO (${what})`, { cause });
+}

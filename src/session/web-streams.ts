@@ -1,0 +1,69 @@
+/** The platform's view of a stream, derived from the push interface, for code that is not hot. */
+import { TunnelError, WIRE_CODES, wireCodeName } from '../error.js';
+import type { ReceiveStream, SendStream, StreamSink } from './session.js';
+
+/** What a stream offers its platform view besides its own methods: the notices a sender waits for. */
+export interface SendNotices {
+  /** Installs the receiver of `drain`, `stopped` and `lost` for the writing side. */
+  onSendNotice(notice: Pick<StreamSink, 'drain' | 'stopped' | 'lost'>): void;
+}
+
+export function writableView(stream: SendStream & SendNotices): WritableStream<Uint8Array> {
+  let resume: (() => void) | undefined;
+  let failed: TunnelError | undefined;
+  return new WritableStream<Uint8Array>({
+    start(controller) {
+      const fail = (error: TunnelError) => {
+        failed = error;
+        controller.error(error);
+        resume?.();
+      };
+      stream.onSendNotice({
+        drain: () => resume?.(),
+        stopped: (code) =>
+          fail(new TunnelError(wireCodeName(code), `the peer stopped the stream (code ${code})`)),
+        lost: () => fail(new TunnelError('SESSION_LOST', 'the session ended')),
+      });
+    },
+    async write(chunk) {
+      if (stream.write(null, chunk) || failed) return;
+      await new Promise<void>((resolve) => {
+        resume = resolve;
+      });
+      resume = undefined;
+    },
+    close: () => stream.finish(),
+    abort: () => stream.reset(WIRE_CODES.RESET),
+  });
+}
+
+/** Reads no further ahead than one chunk: `consumed` follows the reader's own pace. */
+export function readableView(
+  stream: ReceiveStream,
+  notices: Pick<StreamSink, 'drain' | 'stopped'>,
+): ReadableStream<Uint8Array> {
+  const waiting: number[] = [];
+  return new ReadableStream<Uint8Array>(
+    {
+      start(controller) {
+        stream.receive({
+          ...notices,
+          data: (chunk) => {
+            waiting.push(chunk.length);
+            controller.enqueue(chunk);
+          },
+          end: () => controller.close(),
+          reset: (code) =>
+            controller.error(new TunnelError(wireCodeName(code), `the peer reset the stream (code ${code})`)),
+          lost: () => controller.error(new TunnelError('SESSION_LOST', 'the session ended')),
+        });
+      },
+      pull() {
+        // With a high-water mark of one, a pull means that everything queued has been read.
+        for (const taken of waiting.splice(0)) stream.consumed(taken);
+      },
+      cancel: () => stream.stop(WIRE_CODES.RESET),
+    },
+    { highWaterMark: 1 },
+  );
+}

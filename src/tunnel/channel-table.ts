@@ -1,0 +1,80 @@
+/** The open channels of a process: reported as they come and go, drained or reset at its end. */
+import type { TunnelError } from '../error.js';
+import type { PeerSession } from '../session/handshake.js';
+import type { Channel } from './channel.js';
+import type { Report } from './events.js';
+
+export interface ChannelInfo {
+  /** Unique in this process; the channel's number on the wire is only unique in its session. */
+  readonly id: number;
+  readonly peer: PeerSession;
+  readonly service: string;
+}
+
+export class ChannelTable {
+  readonly #report: Report;
+  readonly #open = new Map<number, { channel: Channel; info: ChannelInfo }>();
+  #lastId = 0;
+  #onEmpty: (() => void) | undefined;
+
+  constructor(report: Report) {
+    this.#report = report;
+  }
+
+  get size(): number {
+    return this.#open.size;
+  }
+
+  /** Answers the function to call once, when the channel is over. */
+  add(channel: Channel, peer: PeerSession, service: string): (error: TunnelError | undefined) => void {
+    this.#lastId += 1;
+    const id = this.#lastId;
+    const described = {
+      id,
+      peer: peer.peer,
+      service,
+      protocol: 'tcp' as const,
+      path: peer.session.path.kind,
+    };
+    this.#open.set(id, { channel, info: { id, peer, service } });
+    this.#report({ event: 'channel.open', ...described });
+    return (error) => {
+      if (!this.#open.delete(id)) return;
+      this.#report({
+        event: 'channel.close',
+        ...described,
+        reason: closeReason(error),
+        bytesIn: channel.bytesIn,
+        bytesOut: channel.bytesOut,
+        durationMs: Math.round(channel.ageMs),
+      });
+      if (this.#open.size === 0) this.#onEmpty?.();
+    };
+  }
+
+  /** Waits until every channel has ended by itself, `timeoutMs` at most or until the signal. Answers how many have not. */
+  async drain(timeoutMs: number, signal?: AbortSignal): Promise<number> {
+    if (this.#open.size > 0 && !signal?.aborted) {
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, timeoutMs);
+        const done = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+        this.#onEmpty = done;
+        signal?.addEventListener('abort', done, { once: true });
+      });
+      this.#onEmpty = undefined;
+    }
+    return this.#open.size;
+  }
+
+  abortAll(error: TunnelError): void {
+    for (const { channel } of this.#open.values()) channel.abort(error);
+  }
+}
+
+/** `eos` for a clean end, else the error's code in lower case: `reset`, `refused`, `session-lost`. */
+function closeReason(error: TunnelError | undefined): string {
+  return error === undefined ? 'eos' : error.code.toLowerCase().replaceAll('_', '-');
+}

@@ -1,0 +1,72 @@
+/** What a running tunnel reports: the JSON events of the command line are these, with a time. */
+import type { TunnelError, TunnelErrorCode } from '../error.js';
+import type { NodeId } from '../session/node-id.js';
+import type { Protocol } from './spec.js';
+
+export type SessionState = 'connecting' | 'connected' | 'reconnecting' | 'closed';
+
+export type TunnelEvent =
+  | {
+      readonly event: 'listening';
+      readonly protocol: Protocol;
+      readonly local: string;
+      readonly peer: NodeId;
+      readonly service: string;
+    }
+  | {
+      readonly event: 'session';
+      readonly peer: NodeId;
+      readonly state: SessionState;
+      readonly path?: string;
+      readonly rttMs?: number;
+      readonly error?: { readonly code: TunnelErrorCode; readonly message: string };
+      /** Milliseconds until the next try; only while `reconnecting`. */
+      readonly nextTryMs?: number;
+    }
+  | {
+      readonly event: 'path';
+      readonly peer: NodeId;
+      readonly path: string;
+      readonly previous: string;
+      readonly rttMs: number;
+    }
+  | {
+      readonly event: 'channel.open';
+      readonly id: number;
+      readonly peer: NodeId;
+      readonly service: string;
+      readonly protocol: Protocol;
+      readonly path: string;
+    }
+  | {
+      readonly event: 'channel.close';
+      readonly id: number;
+      readonly peer: NodeId;
+      readonly service: string;
+      readonly protocol: Protocol;
+      readonly path: string;
+      readonly reason: string;
+      /** Bytes received from the peer. */
+      readonly bytesIn: number;
+      /** Bytes sent to the peer. */
+      readonly bytesOut: number;
+      readonly durationMs: number;
+    }
+  /** Something failed that did not end the program. */
+  | {
+      readonly event: 'error';
+      readonly code: TunnelErrorCode;
+      readonly message: string;
+      readonly hint?: string;
+    };
+
+export type Report = (event: TunnelEvent) => void;
+
+export function errorEvent(error: TunnelError): TunnelEvent {
+  return {
+    event: 'error',
+    code: error.code,
+    message: error.message,
+    ...(error.hint === undefined ? {} : { hint: error.hint }),
+  };
+}

@@ -1,0 +1,160 @@
+/** Listens for one peer's services: one link, one entry per spec. */
+import { TunnelError } from '../error.js';
+import { dialHandshake, type PeerSession } from '../session/handshake.js';
+import type { Identity } from '../session/identity.js';
+import { Link, type LinkState } from '../session/link.js';
+import { type NodeId, shortNodeId } from '../session/node-id.js';
+import type { AddressHints, Endpoint } from '../session/session.js';
+import { ChannelTable } from './channel-table.js';
+import { errorEvent, type Report } from './events.js';
+import { RateLimit } from './rate-limit.js';
+import { reportConnected } from './report-session.js';
+import type { ForwardSpec } from './spec.js';
+import { TcpEntry } from './tcp-entry.js';
+import { LINK_WINDOW_BYTES, WindowBudget } from './window-budget.js';
+
+const ERRORS_PER_SECOND = 10;
+
+export interface ForwardOptions {
+  readonly endpoint: Endpoint;
+  readonly identity: Identity;
+  /** The peer to reach, and where it may be found. */
+  readonly peer: NodeId;
+  readonly hints: AddressHints;
+  readonly token: string | undefined;
+  readonly specs: readonly ForwardSpec[];
+  readonly report: Report;
+}
+
+export class Forward {
+  readonly #options: ForwardOptions;
+  readonly #channels: ChannelTable;
+  readonly #entries: readonly TcpEntry[];
+  readonly #link: Link;
+  readonly #ending = new AbortController();
+  /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
+  readonly ended: Promise<TunnelError | undefined>;
+
+  private constructor(
+    options: ForwardOptions,
+    channels: ChannelTable,
+    entries: readonly TcpEntry[],
+    link: Link,
+  ) {
+    this.#options = options;
+    this.#channels = channels;
+    this.#entries = entries;
+    this.#link = link;
+    this.ended = link.closed;
+  }
+
+  /** Binds every local port, and only then dials. Throws PORT_IN_USE or CANNOT_BIND with nothing left open. */
+  static async start(options: ForwardOptions): Promise<Forward> {
+    const { endpoint, peer, specs, report } = options;
+    const channels = new ChannelTable(report);
+    const budget = new WindowBudget(LINK_WINDOW_BYTES);
+    const errors = new RateLimit(ERRORS_PER_SECOND);
+    const starting: { link?: Link } = {};
+    const entries: TcpEntry[] = [];
+    try {
+      for (const spec of specs) {
+        entries.push(
+          await TcpEntry.listen(spec.local, {
+            service: spec.service,
+            budget,
+            session: (signal) => (starting.link as Link).session(signal),
+            track: (channel, session) => channels.add(channel, session, spec.service),
+            onError: (error) => {
+              if (errors.take() !== undefined) report(errorEvent(error));
+            },
+          }),
+        );
+      }
+    } catch (error) {
+      for (const entry of entries) await entry.close();
+      throw error;
+    }
+    let first = true;
+    const link = new Link({
+      dial: async (signal) => {
+        const session = await endpoint.connect(peer, options.hints, { signal });
+        const admitted = await dialHandshake(session, {
+          identity: options.identity,
+          delegated: endpoint.nodeId !== options.identity.nodeId,
+          tokens: options.token === undefined ? [] : [options.token],
+          signal,
+        });
+        // Later the peer may have been restarted with other services: its own matter, not ours to end over.
+        if (first) checkServices(admitted, specs);
+        first = false;
+        return admitted;
+      },
+      onState: (state) => reportState(peer, state, report),
+    });
+    starting.link = link;
+    for (const [index, spec] of specs.entries()) {
+      const entry = entries[index] as TcpEntry;
+      report({
+        event: 'listening',
+        protocol: spec.protocol,
+        local: entry.local,
+        peer,
+        service: spec.service,
+      });
+    }
+    return new Forward(options, channels, entries, link);
+  }
+
+  /** Takes no new connections, waits up to `drainMs` for the open ones, then resets what is left. */
+  async close(drainMs: number, signal?: AbortSignal): Promise<void> {
+    if (this.#ending.signal.aborted) return;
+    this.#ending.abort();
+    for (const entry of this.#entries) await entry.close();
+    await this.#channels.drain(drainMs, signal);
+    this.#channels.abortAll(new TunnelError('SHUTDOWN', 'the peer is shutting down'));
+    await this.#link.close();
+    await this.#options.endpoint.close();
+  }
+}
+
+/** Throws DENIED when the peer told what it offers and a wanted service is not among it. */
+function checkServices({ remote, session, peer }: PeerSession, specs: readonly ForwardSpec[]): void {
+  if (!remote.services) return;
+  for (const { service, protocol } of specs) {
+    if (remote.services.some((offer) => offer.name === service && offer.protocol === protocol)) continue;
+    session.close();
+    const offered = remote.services
+      .map(({ name, protocol: p }) => (p === 'udp' ? `${name}/udp` : name))
+      .join(', ');
+    throw new TunnelError('DENIED', `peer ${shortNodeId(peer)} does not offer you the service '${service}'`, {
+      hint: offered ? `it offers: ${offered}` : 'it offers you nothing',
+    });
+  }
+}
+
+function reportState(peer: NodeId, state: LinkState, report: Report): void {
+  switch (state.state) {
+    case 'connected':
+      reportConnected(state.peer, report);
+      break;
+    case 'connecting':
+      report({ event: 'session', peer, state: 'connecting' });
+      break;
+    case 'reconnecting':
+      report({
+        event: 'session',
+        peer,
+        state: 'reconnecting',
+        error: { code: state.error.code, message: state.error.message },
+        nextTryMs: state.nextTryMs,
+      });
+      break;
+    case 'closed':
+      report({
+        event: 'session',
+        peer,
+        state: 'closed',
+        ...(state.error ? { error: { code: state.error.code, message: state.error.message } } : {}),
+      });
+  }
+}

@@ -1,0 +1,102 @@
+/**
+ * Joins a local socket to a channel, both ways, keeping every end what it was: an end of file stays
+ * one, a reset stays a reset, and a slow side slows the other down instead of filling memory.
+ */
+import type { Socket } from 'node:net';
+import { systemCode, TunnelError } from '../error.js';
+import type { Channel, ChannelReceiver } from './channel.js';
+
+export interface JoinOptions {
+  /** The acceptor took the channel. */
+  readonly onOpened?: () => void;
+  /** Called once, when the channel is over. */
+  readonly onClosed: (error: TunnelError | undefined) => void;
+}
+
+/**
+ * The receiver that feeds `socket`, which must allow half-open. Call `readFrom` to begin the other
+ * direction; a socket that is still connecting may be joined before.
+ */
+export function join(socket: Socket, channel: Channel, options: JoinOptions): ChannelReceiver {
+  /** The newest piece is kept back until the next one or the flush: the last write of a delivery
+   * answers for all of it, in one callback and, corked, one system call. */
+  let last: Buffer | undefined;
+  let batch = 0;
+  return {
+    data(piece) {
+      if (last === undefined) socket.cork();
+      else socket.write(last);
+      last = piece;
+      batch += piece.length;
+    },
+    flush() {
+      if (last === undefined) return;
+      const bytes = batch;
+      socket.write(last, (error) => {
+        if (!error) channel.consumed(bytes);
+      });
+      last = undefined;
+      batch = 0;
+      socket.uncork();
+    },
+    end() {
+      this.flush();
+      socket.end(() => {
+        channel.endConsumed();
+      });
+    },
+    drain: () => socket.resume(),
+    opened: () => options.onOpened?.(),
+    closed(error) {
+      if (error) resetSocket(socket);
+      else socket.destroySoon();
+      options.onClosed(error);
+    },
+  };
+}
+
+/** The direction from the socket into the channel, and the socket's failures. */
+export function readFrom(socket: Socket, channel: Channel): void {
+  socket.on('data', (chunk: Buffer) => {
+    if (!channel.write(chunk)) socket.pause();
+  });
+  socket.on('end', () => channel.end());
+  socket.on('error', (error) => {
+    channel.abort(
+      new TunnelError('RESET', `the local connection failed: ${systemCode(error) ?? error.message}`, {
+        cause: error,
+      }),
+    );
+  });
+  socket.on('close', () => {
+    if (socket.readableEnded && socket.writableFinished) return;
+    channel.abort(new TunnelError('RESET', 'the local connection was closed'));
+  });
+}
+
+/**
+ * Ends a socket with RST, so that a truncated transfer never looks complete. `destroy` would send
+ * FIN. Unix sockets have no reset; a close with unread or missing data is all they can show.
+ */
+export function resetSocket(socket: Socket): void {
+  if (socket.destroyed) return;
+  // Also keeps a late error of the socket itself from being thrown.
+  socket.on('error', () => undefined);
+  if (socket.connecting) {
+    socket.destroy();
+    return;
+  }
+  const reset = () => {
+    if (socket.destroyed) return;
+    try {
+      socket.resetAndDestroy();
+    } catch {
+      // ERR_INVALID_HANDLE_TYPE: not TCP.
+      socket.destroy();
+    }
+  };
+  // libuv answers EINVAL to a reset while a shutdown is in flight, and then nothing closes the handle.
+  const shuttingDown = socket.writableEnded && !socket.writableFinished && socket.writableLength === 0;
+  if (shuttingDown) socket.once('finish', reset);
+  else reset();
+}

@@ -1,0 +1,37 @@
+/** Reports a session's life: connected, every change of its path, closed. */
+import type { TunnelError } from '../error.js';
+import type { PeerSession } from '../session/handshake.js';
+import type { Report } from './events.js';
+
+/** Reports `connected` now; answers what reports `closed`. */
+export function reportSession(peer: PeerSession, report: Report): (error: TunnelError | undefined) => void {
+  reportConnected(peer, report);
+  return (error) => {
+    report({
+      event: 'session',
+      peer: peer.peer,
+      state: 'closed',
+      ...(error ? { error: { code: error.code, message: error.message } } : {}),
+    });
+  };
+}
+
+export function reportConnected(peer: PeerSession, report: Report): void {
+  const { kind, rttMs } = peer.session.path;
+  report({ event: 'session', peer: peer.peer, state: 'connected', path: kind, rttMs: roundRtt(rttMs) });
+  peer.session.onPathChange((path, previous) => {
+    if (path.kind === previous.kind) return;
+    report({
+      event: 'path',
+      peer: peer.peer,
+      path: path.kind,
+      previous: previous.kind,
+      rttMs: roundRtt(path.rttMs),
+    });
+  });
+}
+
+/** Microseconds are noise above a millisecond and news below. */
+function roundRtt(rttMs: number): number {
+  return Math.round(rttMs * 1000) / 1000;
+}

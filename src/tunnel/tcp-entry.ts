@@ -1,0 +1,187 @@
+/** The near end: listens locally and opens a channel for every connection accepted. */
+import { lstat, unlink } from 'node:fs/promises';
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { systemCode, TunnelError, toTunnelError } from '../error.js';
+import type { PeerSession } from '../session/handshake.js';
+import { encodePreamble, StreamKind } from '../session/preamble.js';
+import { Channel, EARLY_DATA_BYTES, INITIAL_WINDOW_BYTES } from './channel.js';
+import { join, readFrom, resetSocket } from './join.js';
+import { encodeOpen } from './open.js';
+import { formatHostPort, formatLocal, type Local } from './spec.js';
+import type { WindowBudget } from './window-budget.js';
+
+/** As many as the system allows (`net.core.somaxconn`): a burst of connections must not be dropped. */
+const BACKLOG = 4096;
+/** Connections held while there is no session. Their bytes stay in the kernel. */
+const MAX_HELD = 1024;
+
+export interface TcpEntryOptions {
+  readonly service: string;
+  readonly budget: WindowBudget;
+  /** The session to open on, now or when there is one again. */
+  session(signal: AbortSignal): Promise<PeerSession>;
+  track(channel: Channel, peer: PeerSession): (error: TunnelError | undefined) => void;
+  /** A connection failed for a reason worth telling. */
+  onError(error: TunnelError): void;
+}
+
+export class TcpEntry {
+  /** Where it listens, as bound: `127.0.0.1:15432`, `unix:/path`. */
+  readonly local: string;
+  readonly #server: Server;
+  readonly #options: TcpEntryOptions;
+  readonly #held = new Set<Socket>();
+  readonly #ending = new AbortController();
+
+  private constructor(server: Server, local: string, options: TcpEntryOptions) {
+    this.#server = server;
+    this.local = local;
+    this.#options = options;
+    server.on('connection', (socket) => void this.#serve(socket));
+    // EMFILE and the like: the listener lives on and takes the next ones.
+    server.on('error', (error) => options.onError(acceptError(local, error)));
+  }
+
+  /** Throws PORT_IN_USE or CANNOT_BIND, naming the address. */
+  static async listen(local: Local, options: TcpEntryOptions): Promise<TcpEntry> {
+    const server = createServer({
+      allowHalfOpen: true,
+      pauseOnConnect: true,
+      noDelay: true,
+      keepAlive: true,
+    });
+    if (local.kind === 'unix') await removeStaleSocket(local.path);
+    await new Promise<void>((resolve, reject) => {
+      const onError = (error: Error) => reject(listenError(local, error));
+      server.once('error', onError);
+      server.listen(
+        local.kind === 'unix'
+          ? { path: local.path, backlog: BACKLOG }
+          : { host: local.host, port: local.port, backlog: BACKLOG },
+        () => {
+          server.off('error', onError);
+          resolve();
+        },
+      );
+    });
+    return new TcpEntry(server, boundAddress(server, local), options);
+  }
+
+  /** Stops accepting and resets what was held; open channels are not its own any more. */
+  async close(): Promise<void> {
+    this.#ending.abort();
+    for (const socket of this.#held) resetSocket(socket);
+    if (!this.#server.listening) return;
+    this.#server.close();
+  }
+
+  async #serve(socket: Socket): Promise<void> {
+    const { service, budget } = this.#options;
+    // A socket that fails while it is held has nobody else to tell.
+    const onEarlyError = () => undefined;
+    socket.on('error', onEarlyError);
+    let channel: Channel;
+    let peer: PeerSession;
+    try {
+      peer = await this.#hold(socket);
+      const stream = await peer.session.createBidirectionalStream();
+      const channelId = peer.nextChannelId();
+      const open = encodeOpen({ channelId, epoch: 0, service, limit: INITIAL_WINDOW_BYTES });
+      stream.write(encodePreamble(StreamKind.OPEN, open), null);
+      channel = new Channel(stream, { channelId, role: 'opener', peerLimit: EARLY_DATA_BYTES, budget });
+    } catch (error) {
+      const reason = toTunnelError(error);
+      resetSocket(socket);
+      if (reason.code !== 'ABORTED') this.#options.onError(reason);
+      return;
+    }
+    const onClosed = this.#options.track(channel, peer);
+    channel.start(
+      join(socket, channel, {
+        onClosed: (error) => {
+          if (error && error.code !== 'RESET') this.#options.onError(error);
+          onClosed(error);
+        },
+      }),
+    );
+    if (socket.destroyed) {
+      channel.abort(new TunnelError('RESET', 'the local connection was closed'));
+      return;
+    }
+    socket.off('error', onEarlyError);
+    readFrom(socket, channel);
+    socket.resume();
+  }
+
+  async #hold(socket: Socket): Promise<PeerSession> {
+    if (this.#held.size >= MAX_HELD) {
+      throw new TunnelError(
+        'LIMIT',
+        `${this.local} holds ${MAX_HELD} connections already while there is no session`,
+      );
+    }
+    this.#held.add(socket);
+    try {
+      return await this.#options.session(this.#ending.signal);
+    } finally {
+      this.#held.delete(socket);
+    }
+  }
+}
+
+/** A socket file that nobody listens behind is left from a process that died; anything else is left for `listen` to refuse. */
+async function removeStaleSocket(path: string): Promise<void> {
+  const stat = await lstat(path).catch(() => undefined);
+  if (!stat?.isSocket()) return;
+  const stale = await new Promise<boolean>((resolve) => {
+    const probe = connect({ path });
+    probe.once('connect', () => {
+      probe.destroy();
+      resolve(false);
+    });
+    probe.once('error', (error) => resolve(systemCode(error) === 'ECONNREFUSED'));
+  });
+  if (stale) await unlink(path).catch(() => undefined);
+}
+
+function boundAddress(server: Server, local: Local): string {
+  if (local.kind === 'unix') return formatLocal(local);
+  const { address, port } = server.address() as AddressInfo;
+  return formatHostPort(address, port);
+}
+
+function listenError(local: Local, error: Error): TunnelError {
+  const where = formatLocal(local);
+  switch (systemCode(error)) {
+    case 'EADDRINUSE':
+      return new TunnelError('PORT_IN_USE', `cannot listen on ${where}: it is in use by another program`, {
+        hint: 'choose another local port, or 0 for a free one: 0:service',
+        cause: error,
+      });
+    case 'EACCES':
+      return new TunnelError('CANNOT_BIND', `cannot listen on ${where}: not permitted`, {
+        hint: 'ports below 1024 need privileges; choose one above: 15432:db',
+        cause: error,
+      });
+    default:
+      return new TunnelError(
+        'CANNOT_BIND',
+        `cannot listen on ${where} (${systemCode(error) ?? error.message})`,
+        {
+          hint: 'listen on an address of this machine: 127.0.0.1:15432:db',
+          cause: error,
+        },
+      );
+  }
+}
+
+function acceptError(local: string, error: Error): TunnelError {
+  return new TunnelError(
+    'OS_RESOURCE',
+    `${local} could not take a connection (${systemCode(error) ?? error.message})`,
+    {
+      hint: 'raise the limit of open files: ulimit -n',
+      cause: error,
+    },
+  );
+}

@@ -1,0 +1,103 @@
+/** The far end of a channel: dials the target of a service and joins it to the channel. */
+import { connect, type Socket } from 'node:net';
+import { systemCode, TunnelError, type WireCode } from '../error.js';
+import type { BidirectionalStream } from '../session/session.js';
+import { Channel, type ChannelReceiver } from './channel.js';
+import { join, readFrom } from './join.js';
+import type { OpenRequest } from './open.js';
+import { formatTarget, type Service, type Target } from './spec.js';
+import type { WindowBudget } from './window-budget.js';
+
+const DIAL_TIMEOUT_MS = 10_000;
+
+export interface TcpExitOptions {
+  readonly open: OpenRequest;
+  /** What arrived on the stream behind the OPEN already. */
+  readonly rest: Buffer;
+  readonly service: Service;
+  readonly budget: WindowBudget;
+  /** Called with the new channel; answers what to call when it is over. */
+  track(channel: Channel): (error: TunnelError | undefined) => void;
+  /** The target could not be reached. */
+  onDialFailed(error: TunnelError): void;
+}
+
+export function tcpExit(stream: BidirectionalStream, options: TcpExitOptions): void {
+  const { open, service } = options;
+  const channel = new Channel(stream, {
+    channelId: open.channelId,
+    role: 'acceptor',
+    peerLimit: open.limit,
+    budget: options.budget,
+  });
+  const onClosed = options.track(channel);
+  const socket = dial(service.target);
+  const receiver: ChannelReceiver = join(socket, channel, { onClosed });
+  const timer = setTimeout(() => {
+    socket.destroy(Object.assign(new Error('connect timed out'), { code: 'ETIMEDOUT' }));
+  }, DIAL_TIMEOUT_MS);
+  const onDialError = (error: Error) => {
+    clearTimeout(timer);
+    const reason = dialError(service, error);
+    options.onDialFailed(reason);
+    channel.reject(reason);
+  };
+  socket.once('error', onDialError);
+  socket.once('connect', () => {
+    clearTimeout(timer);
+    socket.off('error', onDialError);
+    readFrom(socket, channel);
+    channel.accept();
+  });
+  socket.once('close', () => clearTimeout(timer));
+  channel.start(receiver, options.rest);
+}
+
+function dial(target: Target): Socket {
+  if (target.kind === 'unix') return connect({ path: target.path, allowHalfOpen: true });
+  return connect({
+    host: target.host,
+    port: target.port,
+    allowHalfOpen: true,
+    noDelay: true,
+    keepAlive: true,
+    keepAliveInitialDelay: 30_000,
+    // `localhost` may listen on either family only (RFC 8305).
+    autoSelectFamily: true,
+  });
+}
+
+const DIAL_CODES: Readonly<Record<string, WireCode>> = {
+  ECONNREFUSED: 'REFUSED',
+  ECONNRESET: 'REFUSED',
+  ETIMEDOUT: 'TARGET_TIMEOUT',
+  ENOTFOUND: 'TARGET_UNRESOLVED',
+  EAI_AGAIN: 'TARGET_UNRESOLVED',
+  EMFILE: 'LIMIT',
+  ENFILE: 'LIMIT',
+};
+
+const DIAL_WORDS: Partial<Record<WireCode, string>> = {
+  REFUSED: 'refused the connection',
+  TARGET_TIMEOUT: 'did not answer in time',
+  TARGET_UNRESOLVED: 'has a host name that does not resolve',
+  TARGET_UNREACHABLE: 'cannot be reached',
+  LIMIT: 'was not dialled: this process has no file descriptor left',
+};
+
+function dialError(service: Service, error: Error): TunnelError {
+  // With several addresses tried, Node throws an AggregateError that carries the first one's code.
+  const system = systemCode(error) ?? systemCode((error as { errors?: unknown[] }).errors?.[0]);
+  const code = DIAL_CODES[system ?? ''] ?? 'TARGET_UNREACHABLE';
+  return new TunnelError(
+    code,
+    `target ${formatTarget(service.target)} of service '${service.name}' ${DIAL_WORDS[code]} (${system ?? error.message})`,
+    {
+      hint:
+        code === 'LIMIT'
+          ? 'raise the limit: ulimit -n'
+          : `check that something listens on ${formatTarget(service.target)}`,
+      cause: error,
+    },
+  );
+}
