@@ -86,10 +86,12 @@ function isUsageError(error: unknown): boolean {
 
 /** oclif's parse errors carry several lines; the first is the sentence. */
 function usageError(error: Error, command: string): TunnelError {
-  const text = error.message
-    .split('\n')
-    .filter((part) => part.trim() !== '' && !part.startsWith('See more help'))
-    .join(' ')
-    .trim();
-  return new TunnelError('USAGE', text, { hint: `see: tunnel ${command} --help`, cause: error });
+  const hint = `see: tunnel ${command} --help`;
+  const missing = (error as { args?: readonly { name: string }[] }).args;
+  if (missing && /^Missing/.test(error.message)) {
+    const names = missing.map(({ name }) => `<${name}>`).join(' ');
+    return new TunnelError('USAGE', `'tunnel ${command}' needs ${names}`, { hint, cause: error });
+  }
+  const text = error.message.split('\n')[0] ?? error.message;
+  return new TunnelError('USAGE', text, { hint, cause: error });
 }

@@ -1,0 +1,162 @@
+/** Real `tunnel` processes for end-to-end tests: each machine has files of its own. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+
+export const RUN = fileURLToPath(new URL('../../bin/run.js', import.meta.url));
+const EVENT_TIMEOUT_MS = 20_000;
+
+export interface JsonEvent {
+  readonly event: string;
+  readonly time: string;
+  readonly [field: string]: unknown;
+}
+
+/** A `TUNNEL_HOME` of its own, removed by `dispose`. */
+export class Machine {
+  readonly home = mkdtempSync(join(tmpdir(), 'tunnel-test-'));
+  readonly #processes = new Set<TunnelProcess>();
+
+  /** Starts `tunnel …` with `--json` on loopback only. */
+  start(...args: string[]): TunnelProcess {
+    return this.#spawn([...args, '--json', '--no-relay', '--bind', '127.0.0.1']);
+  }
+
+  /** As `start`, printing plain lines. */
+  startPlain(...args: string[]): TunnelProcess {
+    return this.#spawn([...args, '--no-relay', '--bind', '127.0.0.1']);
+  }
+
+  /** Runs `tunnel …` as given and waits for its end. */
+  async run(...args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
+    const child = this.#spawn(args);
+    const code = await child.exited;
+    return { code, stdout: child.stdout, stderr: child.stderr };
+  }
+
+  async expose(...targets: string[]): Promise<{ process: TunnelProcess; ticket: string; nodeId: string }> {
+    const process = this.start('expose', ...targets);
+    const ready = await process.event('ready');
+    return { process, ticket: ready.ticket as string, nodeId: ready.nodeId as string };
+  }
+
+  /** Starts a forward of one service and waits until it is connected. */
+  async forward(peer: string, service: string): Promise<{ process: TunnelProcess; port: number }> {
+    const process = this.start('forward', peer, `0:${service}`);
+    const port = await process.listeningPort();
+    await process.event('session', { state: 'connected' });
+    return { process, port };
+  }
+
+  #spawn(args: string[]): TunnelProcess {
+    const process = new TunnelProcess(args, this.home);
+    this.#processes.add(process);
+    return process;
+  }
+
+  async dispose(): Promise<void> {
+    for (const process of this.#processes) {
+      process.kill('SIGKILL');
+      await process.exited;
+    }
+    rmSync(this.home, { recursive: true, force: true });
+  }
+}
+
+export class TunnelProcess {
+  readonly child: ChildProcess;
+  readonly events: JsonEvent[] = [];
+  stdout = '';
+  stderr = '';
+  /** The exit code, null after a signal. */
+  readonly exited: Promise<number | null>;
+  readonly #watching = new Set<() => void>();
+  #done = false;
+
+  constructor(args: string[], home: string) {
+    this.child = spawn(process.execPath, [RUN, ...args], {
+      env: { ...process.env, TUNNEL_HOME: home },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    this.child.stdout?.setEncoding('utf8').on('data', (text: string) => {
+      this.stdout += text;
+    });
+    this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
+      this.stderr += text;
+    });
+    if (this.child.stdout) {
+      createInterface({ input: this.child.stdout }).on('line', (line) => {
+        if (line.startsWith('{')) this.events.push(JSON.parse(line) as JsonEvent);
+        this.#wake();
+      });
+    }
+    this.exited = once(this.child, 'close').then(([code]) => {
+      this.#done = true;
+      this.#wake();
+      return code as number | null;
+    });
+  }
+
+  get pid(): number {
+    return this.child.pid as number;
+  }
+
+  kill(signal: NodeJS.Signals): void {
+    this.child.kill(signal);
+  }
+
+  /** The first event of that name and those fields from index `from` on, as soon as it is there. */
+  async event(name: string, fields: Record<string, unknown> = {}, from = 0): Promise<JsonEvent> {
+    const matches = (event: JsonEvent) =>
+      event.event === name && Object.entries(fields).every(([key, value]) => event[key] === value);
+    return this.#until(
+      () => this.events.slice(from).find(matches),
+      `event ${name} ${JSON.stringify(fields)}`,
+    );
+  }
+
+  /** The first line of stdout that matches, as soon as it is there. */
+  async line(pattern: RegExp): Promise<string> {
+    return this.#until(() => this.stdout.split('\n').find((line) => pattern.test(line)), `line ${pattern}`);
+  }
+
+  async #until<T>(find: () => T | undefined, what: string): Promise<T> {
+    const deadline = Date.now() + EVENT_TIMEOUT_MS;
+    for (;;) {
+      const found = find();
+      if (found !== undefined) return found;
+      if (this.#done || Date.now() > deadline) {
+        throw new Error(`no ${what}; got\n${this.stdout}\n${this.stderr}`);
+      }
+      await new Promise<void>((resolve) => {
+        const wake = () => {
+          clearTimeout(timer);
+          this.#watching.delete(wake);
+          resolve();
+        };
+        const timer = setTimeout(wake, deadline - Date.now());
+        this.#watching.add(wake);
+      });
+    }
+  }
+
+  #wake(): void {
+    for (const wake of [...this.#watching]) wake();
+  }
+
+  async listeningPort(): Promise<number> {
+    const { local } = await this.event('listening');
+    return Number(String(local).replace(/^.*:/, ''));
+  }
+
+  /** Resident memory, bytes. Linux only. */
+  async residentBytes(): Promise<number> {
+    const status = await readFile(`/proc/${this.pid}/status`, 'utf8');
+    return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1]) * 1024;
+  }
+}
