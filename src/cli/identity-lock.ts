@@ -64,7 +64,9 @@ async function takeOverStale(path: string, name: string): Promise<void> {
 function parseHolder(text: string): Holder | undefined {
   try {
     const { pid, started } = JSON.parse(text) as Partial<Holder>;
-    return Number.isInteger(pid) && typeof started === 'string' ? { pid: pid as number, started } : undefined;
+    return Number.isInteger(pid) && (pid as number) > 0 && typeof started === 'string'
+      ? { pid: pid as number, started }
+      : undefined;
   } catch {
     return undefined;
   }

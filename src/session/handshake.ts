@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { TunnelError, wireCodeName } from '../error.js';
-import { encodeFrame, FrameReader, FrameType } from './frame.js';
+import { encodeFrame, FrameReader, FrameType, printable } from './frame.js';
 import {
   decodeHello,
   encodeHello,
@@ -87,9 +87,9 @@ export async function acceptHandshake<Grant>(
 export function closeError(info: CloseInfo): TunnelError {
   if (info.by === 'peer' && info.closeCode !== 0) {
     const code = wireCodeName(info.closeCode);
-    return new TunnelError(code, info.reason || `the peer closed the session (${code})`);
+    return new TunnelError(code, printable(info.reason) || `the peer closed the session (${code})`);
   }
-  return new TunnelError('SESSION_LOST', `the session ended: ${info.reason || info.by}`);
+  return new TunnelError('SESSION_LOST', `the session ended: ${printable(info.reason) || info.by}`);
 }
 
 const EMPTY = Buffer.alloc(0);

@@ -80,7 +80,8 @@ function serviceList(value: unknown): readonly ServiceInfo[] {
   if (!Array.isArray(value)) throw malformed('services');
   return value.map((item: unknown) => {
     const { name, protocol } = (item ?? {}) as Record<string, unknown>;
-    if (typeof name !== 'string' || (protocol !== 'tcp' && protocol !== 'udp')) throw malformed('services');
+    if (typeof name !== 'string' || !TEXT.test(name) || (protocol !== 'tcp' && protocol !== 'udp'))
+      throw malformed('services');
     return { name, protocol };
   });
 }

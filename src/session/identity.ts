@@ -10,6 +10,7 @@ import {
   generateKeyPairSync,
   hkdfSync,
   type KeyObject,
+  randomBytes,
   sign,
   verify,
 } from 'node:crypto';
@@ -64,12 +65,29 @@ export class Identity {
 
 /** Whether `signature` is `nodeId`'s over `message`. False, never a throw, for a malformed one. */
 export function verifySignature(nodeId: NodeId, message: Uint8Array, signature: Uint8Array): boolean {
+  if (SMALL_ORDER.has(nodeId)) return false;
   try {
     return verify(null, message, publicKeyFromNodeId(nodeId), signature);
   } catch {
     return false;
   }
 }
+
+/**
+ * Encodings of the eight points of small order: anyone can make signatures that verify under them
+ * (RFC 8032 leaves the check to the application).
+ */
+const SMALL_ORDER: ReadonlySet<string> = new Set(
+  [
+    `01${'00'.repeat(30)}`,
+    '00'.repeat(31),
+    `ec${'ff'.repeat(30)}`,
+    `ed${'ff'.repeat(30)}`,
+    `ee${'ff'.repeat(30)}`,
+    '26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc',
+    'c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac03',
+  ].flatMap((head) => ['00', '80', '05', '85', '7a', 'fa', '7f', 'ff'].map((tail) => head + tail)),
+);
 
 /**
  * Reads the identity at `path`, or makes it there when there is none.
@@ -91,7 +109,8 @@ export async function loadIdentity(path: string): Promise<{ identity: Identity; 
 async function readIdentity(path: string): Promise<Identity | undefined> {
   let file: FileHandle;
   try {
-    file = await open(path, constants.O_RDONLY);
+    // Not to wait for ever where a FIFO lies in its place.
+    file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
   } catch (error) {
     if (systemCode(error) === 'ENOENT') return undefined;
     throw badIdentity(path, `cannot be read (${systemCode(error)})`, 'check its owner and mode', error);
@@ -126,7 +145,7 @@ async function readIdentity(path: string): Promise<Identity | undefined> {
  */
 async function writeExclusively(path: string, pem: string): Promise<boolean> {
   const { link, unlink } = await import('node:fs/promises');
-  const temporary = `${path}.${process.pid}.new`;
+  const temporary = `${path}.${randomBytes(6).toString('hex')}.new`;
   try {
     await mkdir(dirname(path), { recursive: true, mode: 0o700 });
     const file = await open(temporary, 'wx', 0o600);

@@ -28,7 +28,8 @@ export function isTicket(text: string): boolean {
 export function formatTicket(ticket: Ticket): string {
   const parameters = [
     ...ticket.direct.map((address) => `addr=${address}`),
-    ...ticket.relays.map((relay) => `relay=${encodeURIComponent(relay)}`),
+    // The quote stays out of the line to paste, which is quoted itself.
+    ...ticket.relays.map((relay) => `relay=${encodeURIComponent(relay).replaceAll("'", '%27')}`),
     ...(ticket.token === undefined ? [] : [`token=${ticket.token}`]),
   ];
   return `${SCHEME}${ticket.nodeId}${parameters.length > 0 ? '?' : ''}${parameters.join('&')}`;
@@ -49,17 +50,26 @@ export function parseTicket(text: string): Ticket {
   } catch (error) {
     throw badTicket('is cut short or not one of ours: its node ID is not 64 hex digits', error);
   }
+  if (
+    mark >= 0 &&
+    rest
+      .slice(mark + 1)
+      .split('&')
+      .some((part) => !part.includes('='))
+  ) {
+    throw badTicket('is cut short');
+  }
   const direct = query.getAll('addr');
   const relays = query.getAll('relay');
   const tokens = query.getAll('token');
   if (direct.length + relays.length > MAX_ADDRESSES) throw badTicket('has too many addresses');
   for (const address of direct) {
     if (!isSocketAddress(address))
-      throw badTicket(`has the address '${address.slice(0, 60)}', which is no ip:port`);
+      throw badTicket(`has the address '${addressPart(address)}', which is no ip:port`);
   }
   for (const relay of relays) {
     if (!/^https?:$/.test(safeUrl(relay)?.protocol ?? '')) {
-      throw badTicket(`has the relay '${relay.slice(0, 60)}', which is no URL`);
+      throw badTicket(`has a relay that is no URL`);
     }
   }
   if (tokens.length > 1) throw badTicket('has two tokens');
@@ -70,7 +80,7 @@ export function parseTicket(text: string): Ticket {
 
 /** The ticket as it may be logged: the token replaced. Also for text that is no valid ticket. */
 export function redactTicket(text: string): string {
-  return text.replace(/([?&]token=)[^&#\s'"]*/gi, '$1…');
+  return text.replace(/(token(?:=|%3d))[^&#\s'"]*/gi, '$1…');
 }
 
 /** Whether a text is `ip:port` or `[ip6]:port` with a port from 1 to 65535. */
@@ -80,6 +90,11 @@ export function isSocketAddress(text: string): boolean {
   const port = Number(match[3]);
   const family = match[1] === undefined ? 4 : 6;
   return isIP(match[1] ?? match[2] ?? '') === family && port >= 1 && port <= 65535;
+}
+
+/** Only what an address may hold is quoted: with a separator lost, a token may follow it. */
+function addressPart(text: string): string {
+  return /^[0-9A-Fa-f:.[\]]*/.exec(text)?.[0].slice(0, 60) ?? '';
 }
 
 function safeUrl(text: string): URL | undefined {

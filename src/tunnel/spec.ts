@@ -54,6 +54,7 @@ export function parseTarget(text: string): Service {
   }
   const { protocol, address } = parseProtocol(rest, fail);
   const { host, port } = parseHostPort(address, fail);
+  if (host === '*') throw fail("has the host '*', which is only for listening");
   if (port === 0) throw fail('has port 0; a target needs a port from 1 to 65535');
   return {
     name: name ?? String(port),
@@ -112,7 +113,7 @@ export function parseTargets(texts: readonly string[]): readonly Service[] {
     if (other !== undefined) {
       throw usage(
         `targets '${other}' and '${texts[index]}' are both named '${name}'`,
-        `name one of them: ${name}-2=${texts[index]?.replace(/^[^=]*=/, '')}`,
+        `name one of them: ${name}-2=${texts[index]?.replace(/^[A-Za-z0-9._-]+=/, '')}`,
       );
     }
     seen.set(key, texts[index] as string);
