@@ -33,6 +33,21 @@ export const WIRE_CODES = {
   INTERNAL: 0x0c,
   /** Something did not happen in time. */
   TIMEOUT: 0x0d,
+  // Answers to calls: 0x100 and the number gRPC gives the name.
+  CANCELLED: 0x101,
+  UNKNOWN: 0x102,
+  INVALID_ARGUMENT: 0x103,
+  DEADLINE_EXCEEDED: 0x104,
+  NOT_FOUND: 0x105,
+  ALREADY_EXISTS: 0x106,
+  PERMISSION_DENIED: 0x107,
+  RESOURCE_EXHAUSTED: 0x108,
+  FAILED_PRECONDITION: 0x109,
+  OUT_OF_RANGE: 0x10b,
+  UNIMPLEMENTED: 0x10c,
+  UNAVAILABLE: 0x10e,
+  DATA_LOSS: 0x10f,
+  UNAUTHENTICATED: 0x110,
 } as const;
 
 export type WireCode = keyof typeof WIRE_CODES;

@@ -17,8 +17,23 @@ export const FrameType = {
   EOS: 0x03,
   ERROR: 0x04,
   OPENED: 0x05,
+  /** Only on the mux; a stream of its own says it in its preamble. */
+  OPEN: 0x06,
+  CALL: 0x07,
+  CALL_STREAM: 0x08,
+  RESULT: 0x09,
+  CANCEL: 0x0a,
   HELLO: 0x10,
+  GOAWAY: 0x11,
 } as const;
+
+/** Frames that carry a user's payload. */
+const LARGE_TYPES: ReadonlySet<number> = new Set([
+  FrameType.DATA,
+  FrameType.CALL,
+  FrameType.CALL_STREAM,
+  FrameType.RESULT,
+]);
 
 /** What a reader hands its frames to. */
 export interface FrameHandler {
@@ -91,7 +106,7 @@ export class FrameReader {
     const length = bytes.readUInt32BE(offset + 8);
     this.#channelId = bytes.readUInt32BE(offset);
     this.#type = bytes[offset + 4] as number;
-    const limit = this.#type === FrameType.DATA ? MAX_DATA_BYTES : MAX_CONTROL_BYTES;
+    const limit = LARGE_TYPES.has(this.#type) ? MAX_DATA_BYTES : MAX_CONTROL_BYTES;
     if (length > limit) {
       throw new TunnelError(
         'PROTOCOL',
@@ -171,4 +186,13 @@ const MAX_MESSAGE_BYTES = 1024;
 /** A peer's text without anything a terminal would obey. */
 export function printable(text: string): string {
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, '�');
+}
+
+/** An offset of the wire's u64; what a double cannot count exactly is a violation. */
+export function readOffset(body: Buffer, position: number): number {
+  const value = body.readBigUInt64BE(position);
+  if (value > BigInt(Number.MAX_SAFE_INTEGER)) {
+    throw new TunnelError('PROTOCOL', 'the peer sent an offset beyond 2^53');
+  }
+  return Number(value);
 }

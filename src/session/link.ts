@@ -46,6 +46,7 @@ export class Link {
 
   /** The live session, at once or when there is one. Throws when the link ends, or the signal fires, before. */
   async session(signal?: AbortSignal): Promise<PeerSession> {
+    if (this.#controller.signal.aborted) throw aborted();
     if (this.#current) return this.#current;
     if (this.#ended) throw this.#ended.error ?? aborted();
     if (signal?.aborted) throw aborted();
@@ -59,7 +60,10 @@ export class Link {
           signal?.removeEventListener('abort', onAbort);
           resolve(peer);
         },
-        reject,
+        reject: (error: TunnelError) => {
+          signal?.removeEventListener('abort', onAbort);
+          reject(error);
+        },
       };
       signal?.addEventListener('abort', onAbort, { once: true });
       this.#waiting.add(waiter);

@@ -38,24 +38,29 @@ export function writableView(stream: SendStream & SendNotices): WritableStream<U
 }
 
 /** Reads no further ahead than one chunk: `consumed` follows the reader's own pace. */
-export function readableView(
-  stream: ReceiveStream,
-  notices: Pick<StreamSink, 'drain' | 'stopped'>,
-): ReadableStream<Uint8Array> {
+export function readableView(stream: ReceiveStream): ReadableStream<Uint8Array> {
+  // A session that ends behind a complete stream takes nothing back.
+  let ended = false;
   const waiting: number[] = [];
   return new ReadableStream<Uint8Array>(
     {
       start(controller) {
         stream.receive({
-          ...notices,
+          drain: () => undefined,
+          stopped: () => undefined,
           data: (chunk) => {
             waiting.push(chunk.length);
             controller.enqueue(chunk);
           },
-          end: () => controller.close(),
+          end: () => {
+            ended = true;
+            controller.close();
+          },
           reset: (code) =>
             controller.error(new TunnelError(wireCodeName(code), `the peer reset the stream (code ${code})`)),
-          lost: () => controller.error(new TunnelError('SESSION_LOST', 'the session ended')),
+          lost: () => {
+            if (!ended) controller.error(new TunnelError('SESSION_LOST', 'the session ended'));
+          },
         });
       },
       pull() {

@@ -1,7 +1,7 @@
 /** The open channels of a process: reported as they come and go, drained or reset at its end. */
 import type { TunnelError } from '../error.js';
+import type { Channel } from '../session/channel.js';
 import type { PeerSession } from '../session/handshake.js';
-import type { Channel } from './channel.js';
 import type { Report } from './events.js';
 
 export interface ChannelInfo {

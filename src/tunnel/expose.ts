@@ -6,6 +6,7 @@ import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { readPreamble, StreamKind } from '../session/preamble.js';
 import type { BidirectionalStream, Endpoint, Session } from '../session/session.js';
 import { formatTicket } from '../session/ticket.js';
+import { LINK_WINDOW_BYTES, WindowBudget } from '../session/window-budget.js';
 import { ChannelTable } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
 import { decodeOpen } from './open.js';
@@ -14,7 +15,6 @@ import { RateLimit } from './rate-limit.js';
 import { reportSession } from './report-session.js';
 import type { Service } from './spec.js';
 import { tcpExit } from './tcp-exit.js';
-import { LINK_WINDOW_BYTES, WindowBudget } from './window-budget.js';
 
 /** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
 const MAX_HANDSHAKES = 256;
@@ -128,6 +128,7 @@ export class Expose {
             rest,
             service,
             budget,
+            rttMs: () => peer.session.path.rttMs,
             track: (channel) => this.#channels.add(channel, peer, service.name),
             onDialFailed: (error) => this.#options.report(errorEvent(error)),
           });

@@ -5,13 +5,13 @@ import type { Identity } from '../session/identity.js';
 import { Link, type LinkState } from '../session/link.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
 import type { AddressHints, Endpoint } from '../session/session.js';
+import { LINK_WINDOW_BYTES, WindowBudget } from '../session/window-budget.js';
 import { ChannelTable } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
 import type { ForwardSpec } from './spec.js';
 import { TcpEntry } from './tcp-entry.js';
-import { LINK_WINDOW_BYTES, WindowBudget } from './window-budget.js';
 
 const ERRORS_PER_SECOND = 10;
 

@@ -4,7 +4,8 @@
  */
 import type { Socket } from 'node:net';
 import { systemCode, TunnelError } from '../error.js';
-import type { Channel, ChannelReceiver } from './channel.js';
+import type { Channel, ChannelReceiver } from '../session/channel.js';
+import { confirmEnd, holdOpen } from './true-end.js';
 
 export interface JoinOptions {
   /** The acceptor took the channel. */
@@ -22,6 +23,7 @@ export function join(socket: Socket, channel: Channel, options: JoinOptions): Ch
    * answers for all of it, in one callback and, corked, one system call. */
   let last: Buffer | undefined;
   let batch = 0;
+  holdOpen(socket);
   return {
     data(piece) {
       if (last === undefined) socket.cork();
@@ -49,7 +51,7 @@ export function join(socket: Socket, channel: Channel, options: JoinOptions): Ch
     opened: () => options.onOpened?.(),
     closed(error) {
       if (error) resetSocket(socket);
-      else socket.destroySoon();
+      else socket.destroy();
       options.onClosed(error);
     },
   };
@@ -60,7 +62,7 @@ export function readFrom(socket: Socket, channel: Channel): void {
   socket.on('data', (chunk: Buffer) => {
     if (!channel.write(chunk)) socket.pause();
   });
-  socket.on('end', () => channel.end());
+  socket.on('end', () => confirmEnd(socket, () => channel.end()));
   socket.on('error', (error) => {
     channel.abort(
       new TunnelError('RESET', `the local connection failed: ${systemCode(error) ?? error.message}`, {

@@ -1,5 +1,6 @@
 /** The body of an OPEN preamble: which service a new channel is for. */
 import { TunnelError } from '../error.js';
+import { readOffset } from '../session/frame.js';
 
 export const MAX_SERVICE_NAME_BYTES = 255;
 const PROTOCOL_TCP = 1;
@@ -51,13 +52,4 @@ export function decodeOpen(body: Buffer): OpenRequest {
     limit: readOffset(body, 8),
     service: body.toString('utf8', 18),
   };
-}
-
-/** An offset of the wire's u64; what a double cannot count exactly is a violation. */
-export function readOffset(body: Buffer, position: number): number {
-  const value = body.readBigUInt64BE(position);
-  if (value > BigInt(Number.MAX_SAFE_INTEGER)) {
-    throw new TunnelError('PROTOCOL', 'the peer sent an offset beyond 2^53');
-  }
-  return Number(value);
 }

@@ -2,13 +2,14 @@
 import { lstat, unlink } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { systemCode, TunnelError, toTunnelError } from '../error.js';
+import { StreamCarrier } from '../session/carrier.js';
+import { Channel, EARLY_DATA_BYTES, INITIAL_WINDOW_BYTES } from '../session/channel.js';
 import type { PeerSession } from '../session/handshake.js';
 import { encodePreamble, StreamKind } from '../session/preamble.js';
-import { Channel, EARLY_DATA_BYTES, INITIAL_WINDOW_BYTES } from './channel.js';
+import type { WindowBudget } from '../session/window-budget.js';
 import { join, readFrom, resetSocket } from './join.js';
 import { encodeOpen } from './open.js';
 import { formatHostPort, formatLocal, type Local } from './spec.js';
-import type { WindowBudget } from './window-budget.js';
 
 /** As many as the system allows (`net.core.somaxconn`): a burst of connections must not be dropped. */
 const BACKLOG = 4096;
@@ -88,7 +89,13 @@ export class TcpEntry {
       const channelId = peer.nextChannelId();
       const open = encodeOpen({ channelId, epoch: 0, service, limit: INITIAL_WINDOW_BYTES });
       stream.write(encodePreamble(StreamKind.OPEN, open), null);
-      channel = new Channel(stream, { channelId, role: 'opener', peerLimit: EARLY_DATA_BYTES, budget });
+      channel = new Channel(new StreamCarrier(stream), {
+        channelId,
+        role: 'opener',
+        peerLimit: EARLY_DATA_BYTES,
+        budget,
+        rttMs: () => peer.session.path.rttMs,
+      });
     } catch (error) {
       const reason = toTunnelError(error);
       resetSocket(socket);

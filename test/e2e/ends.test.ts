@@ -122,6 +122,19 @@ describe('resets', () => {
     expect(['ECONNRESET', 'EPIPE']).toContain(error.code);
   });
 
+  it('reach the application in the middle of a late reply, when its own side has ended', async () => {
+    // Data and reset arrive together at the exit: what libuv alone would call an end of file.
+    for (let round = 0; round < 20; round += 1) {
+      const { app, service } = await through();
+      app.end();
+      service.resume();
+      await once(service, 'end');
+      const answer = readAll(app);
+      service.write(random(200_000), () => service.resetAndDestroy());
+      expect((await answer).ending).toBe('reset');
+    }
+  });
+
   it('are reported with their reason at both ends', async () => {
     const from = [forward.events.length, expose.events.length] as const;
     const { app } = await through();

@@ -5,6 +5,12 @@ import { eventually } from './eventually.js';
 
 export type OpenResources = Readonly<Record<string, number>>;
 
+export interface LeakOptions {
+  readonly timeoutMs?: number;
+  /** Called before each look. */
+  readonly settle?: () => void;
+}
+
 /** What keeps the event loop alive now, counted by kind, and the sockets that no event loop knows of. */
 export async function openResources(): Promise<OpenResources> {
   const counts: Record<string, number> = {};
@@ -19,9 +25,13 @@ export async function openResources(): Promise<OpenResources> {
 }
 
 /** Fails when, within `timeoutMs`, anything is still open that was not in `before`. */
-export async function expectNothingLeft(before: OpenResources, timeoutMs = 2000): Promise<void> {
+export async function expectNothingLeft(
+  before: OpenResources,
+  { timeoutMs = 2000, settle }: LeakOptions = {},
+): Promise<void> {
   let left: Record<string, number> = {};
   const clean = await eventually(async () => {
+    settle?.();
     left = {};
     for (const [kind, count] of Object.entries(await openResources())) {
       const more = count - (before[kind] ?? 0);
@@ -33,13 +43,13 @@ export async function expectNothingLeft(before: OpenResources, timeoutMs = 2000)
 }
 
 /** Checks every test of the surrounding `describe`, or file. Call it before any other hook. */
-export function checkLeaks(timeoutMs?: number): void {
+export function checkLeaks(options?: LeakOptions): void {
   let before: OpenResources = {};
   beforeEach(async () => {
     before = await openResources();
   });
   afterEach(async () => {
-    await expectNothingLeft(before, timeoutMs);
+    await expectNothingLeft(before, options);
   });
 }
 

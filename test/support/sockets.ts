@@ -1,7 +1,9 @@
 /** Raw TCP clients and servers for tests: every end of a connection told apart. */
+
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { confirmEnd, holdOpen } from '../../src/tunnel/true-end.js';
 
 export type Ending = 'end' | 'reset' | 'closed';
 
@@ -48,8 +50,10 @@ export async function readAll(socket: Socket): Promise<{ ending: Ending; bytes: 
 
 /** How a socket ended: a clean end of file, or a reset (ECONNRESET). */
 export function endOf(socket: Socket): Promise<Ending> {
+  holdOpen(socket);
   return new Promise((resolve) => {
-    socket.once('end', () => resolve('end'));
+    // Where libuv takes a reset for an end of file, the test must not either.
+    socket.once('end', () => confirmEnd(socket, () => resolve('end')));
     socket.once('error', (error: NodeJS.ErrnoException) =>
       resolve(error.code === 'ECONNRESET' ? 'reset' : 'closed'),
     );

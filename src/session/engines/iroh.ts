@@ -409,10 +409,7 @@ class IrohStream implements BidirectionalStream, SendNotices {
   }
 
   get readable(): ReadableStream<Uint8Array> {
-    this.#readable ??= readableView(this, {
-      drain: () => this.sinks.drain(),
-      stopped: (code) => this.sinks.stopped(code),
-    });
+    this.#readable ??= readableView(this);
     return this.#readable;
   }
 
@@ -437,7 +434,10 @@ class IrohStream implements BidirectionalStream, SendNotices {
     try {
       return this.#native.write(head, body) === 0;
     } catch (error) {
-      throw translate(error, 'STREAM_CLOSED');
+      const { code, quicCode } = error as Native.NativeError;
+      // A stop of an idle stream is only found by a write.
+      if (code === 'STREAM_STOPPED' && this.#writing) queueMicrotask(() => this.onStopped(quicCode ?? 0));
+      throw new TunnelError('STREAM_CLOSED', (error as Error).message, { cause: error });
     }
   }
 
@@ -472,6 +472,7 @@ class IrohStream implements BidirectionalStream, SendNotices {
   }
 
   onStopped(code: number): void {
+    if (!this.#writing) return;
     this.#endWriting();
     this.sinks.stopped(code);
   }

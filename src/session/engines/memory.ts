@@ -265,10 +265,7 @@ class MemoryStream implements BidirectionalStream, SendNotices {
   }
 
   get readable(): ReadableStream<Uint8Array> {
-    this.#readable ??= readableView(this, {
-      drain: () => this.sinks.drain(),
-      stopped: (code) => this.sinks.stopped(code),
-    });
+    this.#readable ??= readableView(this);
     return this.#readable;
   }
 
@@ -282,11 +279,13 @@ class MemoryStream implements BidirectionalStream, SendNotices {
   }
 
   receive(sink: StreamSink): void {
-    this.sinks.setSink(sink);
-    if (this.#receiving) return;
-    this.#receiving = true;
+    if (!this.sinks.setSink(sink)) return;
     queueMicrotask(() => {
-      for (const deliver of this.#inbox.splice(0)) deliver();
+      // What arrives before this joins the queue, so that nothing overtakes.
+      this.#receiving = true;
+      for (const deliver of this.#inbox.splice(0)) {
+        if (!this.#session.ended) deliver();
+      }
     });
   }
 
@@ -314,7 +313,8 @@ class MemoryStream implements BidirectionalStream, SendNotices {
       if (!far.#receiveDone) far.sinks.data(bytes);
       else far.consumed(bytes.length);
     });
-    this.#blocked = this.#unconsumed > STREAM_WINDOW;
+    // Once it has said no, only a drain takes that back.
+    this.#blocked ||= this.#unconsumed > STREAM_WINDOW;
     return !this.#blocked;
   }
 

@@ -1,23 +1,23 @@
 /**
- * Channel: an ordered, flow-controlled, bidirectional byte conduit on a stream of its own.
+ * Channel: an ordered, flow-controlled, bidirectional byte conduit with an id. It rides on a stream of
+ * its own, or on a tunnel of the mux (`carrier.ts`).
  *
  * Its ends are proven, never guessed: an end is clean only when EOS named the offset that was
  * received. A reset, a gap, a stream that stops without EOS or a lost session all arrive as a
  * failure, which the socket beside it turns into a TCP reset (docs/protocol.md, "Channels").
  */
 import { TunnelError, wireCodeName } from '../error.js';
+import type { Carrier } from './carrier.js';
 import {
   decodeError,
   encodeError,
   encodeFrame,
-  FrameReader,
   FrameType,
   HEADER_BYTES,
   MAX_DATA_BYTES,
+  readOffset,
   writeHeader,
-} from '../session/frame.js';
-import type { BidirectionalStream, StreamSink } from '../session/session.js';
-import { readOffset } from './open.js';
+} from './frame.js';
 import type { WindowBudget } from './window-budget.js';
 
 /** What the opener may send before the answer, so that connect and first bytes cost one round trip. */
@@ -49,17 +49,20 @@ export interface ChannelOptions {
   /** First offset up to which this side may send. */
   readonly peerLimit: number;
   readonly budget: WindowBudget;
+  /** Round trip of the session now, milliseconds: what the window's growth is judged by. */
+  readonly rttMs?: (() => number) | undefined;
 }
 
-/** Written anew for each DATA frame: a stream takes its bytes before `write` returns. */
+/** Written anew for each DATA frame: a carrier takes its bytes before `write` returns. */
 const header = Buffer.alloc(HEADER_BYTES);
+const RESET_MESSAGE = 'the other end reset the connection';
 
 export class Channel {
   readonly channelId: number;
   readonly #role: 'opener' | 'acceptor';
-  readonly #stream: BidirectionalStream;
+  readonly #carrier: Carrier;
   readonly #budget: WindowBudget;
-  readonly #reader: FrameReader;
+  readonly #rttMs: () => number;
   readonly #openedAt = performance.now();
   #receiver: ChannelReceiver | undefined;
 
@@ -70,7 +73,7 @@ export class Channel {
   readonly #queue: Buffer[] = [];
   #eosQueued = false;
   #eosSent = false;
-  #streamBlocked = false;
+  #carrierBlocked = false;
   #wantDrain = false;
   /** The acceptor's OPENED has been sent, or the opener's received. */
   #opened = false;
@@ -81,6 +84,9 @@ export class Channel {
   #window = INITIAL_WINDOW_BYTES;
   #granted = INITIAL_WINDOW_BYTES;
   #ackedConsumed = 0;
+  /** Since when, and from which offset, the present window is being drained. */
+  #drainStart = performance.now();
+  #drainOffset = 0;
   #ackTimer: NodeJS.Timeout | undefined;
   #eosReceived = false;
   #endConsumed = false;
@@ -89,16 +95,13 @@ export class Channel {
   #closed = false;
   #error: TunnelError | undefined;
 
-  constructor(stream: BidirectionalStream, options: ChannelOptions) {
+  constructor(carrier: Carrier, options: ChannelOptions) {
     this.channelId = options.channelId;
     this.#role = options.role;
-    this.#stream = stream;
+    this.#carrier = carrier;
     this.#peerLimit = options.peerLimit;
     this.#budget = options.budget;
-    this.#reader = new FrameReader({
-      data: (channelId, piece) => this.#onData(channelId, piece),
-      control: (channelId, type, payload) => this.#onControl(channelId, type, payload),
-    });
+    this.#rttMs = options.rttMs ?? (() => 0);
   }
 
   /** Payload bytes received from the peer. */
@@ -133,19 +136,24 @@ export class Channel {
   /** Starts the channel. `rest` is what had arrived on the stream before it became this channel's. */
   start(receiver: ChannelReceiver, rest: Buffer = Buffer.alloc(0)): void {
     this.#receiver = receiver;
-    const sink: StreamSink = {
-      data: (chunk) => this.#onChunk(chunk),
-      end: () => this.#onStreamEnd(),
-      reset: (code) => this.#onPeerAbort(code),
-      stopped: (code) => this.#onPeerAbort(code),
-      drain: () => {
-        this.#streamBlocked = false;
-        this.#pump();
+    this.#carrier.receive(
+      {
+        data: (channelId, piece) => this.#onData(channelId, piece),
+        control: (channelId, type, payload) => this.#onControl(channelId, type, payload),
+        flush: () => {
+          if (!this.#closed) this.#receiver?.flush();
+        },
+        end: () => this.#onCarrierEnd(),
+        reset: (code) => this.#onPeerAbort(code),
+        violation: (error) => this.#fail(error),
+        drain: () => {
+          this.#carrierBlocked = false;
+          this.#pump();
+        },
+        lost: () => this.#onLost(),
       },
-      lost: () => this.#onLost(),
-    };
-    this.#stream.receive(sink);
-    if (rest.length > 0) this.#onChunk(rest);
+      rest,
+    );
   }
 
   /** Accepts the channel. Acceptor only; what the opener sent early was delivered already. */
@@ -162,8 +170,7 @@ export class Channel {
   reject(error: TunnelError): void {
     if (this.#closed) return;
     this.#control(FrameType.ERROR, encodeError(error.wireCode, error.message));
-    this.#stream.finish();
-    this.#stream.stop(error.wireCode);
+    this.#carrier.endAfterError(error.wireCode);
     this.#close(error);
   }
 
@@ -172,14 +179,14 @@ export class Channel {
    * was given has been taken all the same.
    */
   write(chunk: Buffer): boolean {
-    if (this.#closed || this.#eosQueued) return true;
+    if (this.#closed || this.#eosQueued || chunk.length === 0) return true;
     if (this.#queue.length === 0 && this.#canSend(chunk.length)) {
       this.#sendData(chunk);
     } else {
       this.#queue.push(chunk);
       this.#pump();
     }
-    const ready = this.#queue.length === 0 && !this.#streamBlocked;
+    const ready = this.#queue.length === 0 && !this.#carrierBlocked;
     if (!ready) this.#wantDrain = true;
     return ready;
   }
@@ -194,8 +201,7 @@ export class Channel {
   /** Ends both directions at once; the peer's application sees a reset. Idempotent. */
   abort(error: TunnelError): void {
     if (this.#closed) return;
-    this.#stream.reset(error.wireCode);
-    this.#stream.stop(error.wireCode);
+    this.#carrier.reset(error.wireCode);
     this.#close(error);
   }
 
@@ -225,7 +231,7 @@ export class Channel {
   // ---- sending
 
   #canSend(bytes: number): boolean {
-    return !this.#streamBlocked && bytes <= MAX_DATA_BYTES && this.#sent + bytes <= this.#peerLimit;
+    return !this.#carrierBlocked && bytes <= MAX_DATA_BYTES && this.#sent + bytes <= this.#peerLimit;
   }
 
   #sendData(chunk: Buffer): void {
@@ -235,7 +241,7 @@ export class Channel {
   }
 
   #pump(): void {
-    while (this.#queue.length > 0 && !this.#streamBlocked && !this.#closed) {
+    while (this.#queue.length > 0 && !this.#carrierBlocked && !this.#closed) {
       const chunk = this.#queue[0] as Buffer;
       const size = Math.min(chunk.length, MAX_DATA_BYTES, this.#peerLimit - this.#sent);
       if (size <= 0) return;
@@ -251,7 +257,7 @@ export class Channel {
       this.#control(FrameType.EOS, body);
       return;
     }
-    if (this.#wantDrain && !this.#streamBlocked) {
+    if (this.#wantDrain && !this.#carrierBlocked) {
       this.#wantDrain = false;
       this.#receiver?.drain();
     }
@@ -263,7 +269,7 @@ export class Channel {
 
   #write(head: Buffer, body: Buffer | null): void {
     try {
-      if (!this.#stream.write(head, body)) this.#streamBlocked = true;
+      if (!this.#carrier.write(head, body)) this.#carrierBlocked = true;
     } catch (error) {
       // The stream's own event (stopped, lost) brings the reason, but may come later than this.
       const lost = new TunnelError('SESSION_LOST', 'the stream under the channel is gone', { cause: error });
@@ -285,31 +291,31 @@ export class Channel {
   }
 
   /**
-   * Doubles the window when it is what holds the peer back: it has used up most of its credit while
-   * the local side kept pace. A slow local side has a full buffer here and never grows its window.
+   * Doubles the window when it is what holds the peer back: either it was drained whole within two
+   * round trips, or the peer has used up most of it while the local side kept pace (which on a short
+   * path no clock shows, since turns of two event loops take longer than the round trip). A slow
+   * local side has a full buffer, and drains slowly: it never grows its window.
    */
   #maybeGrow(): void {
     if (this.#window >= MAX_WINDOW_BYTES || this.#eosReceived) return;
     const creditLeft = this.#granted - this.#received;
     const buffered = this.#received - this.#consumed;
-    if (creditLeft > this.#window / 2 || buffered > this.#window / 2) return;
+    const usedUp = creditLeft <= this.#window / 2 && buffered <= this.#window / 2;
+    if (!usedUp && !this.#drainedFast()) return;
     if (this.#budget.take(this.#window)) this.#window *= 2;
   }
 
-  // ---- receiving
-
-  #onChunk(chunk: Buffer): void {
-    // Given back at once: what is held in memory is bounded by this channel's own window.
-    this.#stream.consumed(chunk.length);
-    if (this.#closed) return;
-    try {
-      this.#reader.push(chunk);
-    } catch (error) {
-      this.#violation(error);
-      return;
-    }
-    if (!this.#closed) this.#receiver?.flush();
+  /** Judged once for every window consumed. */
+  #drainedFast(): boolean {
+    if (this.#consumed - this.#drainOffset < this.#window) return false;
+    const now = performance.now();
+    const fast = now - this.#drainStart <= 2 * this.#rttMs();
+    this.#drainStart = now;
+    this.#drainOffset = this.#consumed;
+    return fast;
   }
+
+  // ---- receiving
 
   #onData(channelId: number, piece: Buffer): void {
     if (this.#closed) return;
@@ -339,7 +345,7 @@ export class Channel {
         break;
       case FrameType.ERROR: {
         const { code, message } = decodeError(body);
-        this.#fail(new TunnelError(wireCodeName(code), message));
+        this.#fail(new TunnelError(wireCodeName(code), message || RESET_MESSAGE));
         break;
       }
       default:
@@ -380,7 +386,7 @@ export class Channel {
   #maybeFinish(): void {
     if (this.#finished || this.#closed || !this.#complete) return;
     this.#finished = true;
-    this.#stream.finish();
+    this.#carrier.finish();
   }
 
   /** Both directions ended, and both ends are proven. */
@@ -388,18 +394,18 @@ export class Channel {
     return this.#endConsumed && this.#eosSent && this.#acked > this.#sent;
   }
 
-  #onStreamEnd(): void {
+  #onCarrierEnd(): void {
     if (this.#complete) {
       this.#maybeFinish();
       this.#close(undefined);
     } else if (!this.#closed) {
-      this.#violation(protocol('the stream ended before the channel did'));
+      this.#fail(protocol('the stream ended before the channel did'));
     }
   }
 
   #onPeerAbort(code: number): void {
     if (this.#complete) this.#close(undefined);
-    else this.#fail(new TunnelError(wireCodeName(code), 'the other end reset the connection'));
+    else this.#fail(new TunnelError(wireCodeName(code), RESET_MESSAGE));
   }
 
   #onLost(): void {
@@ -407,17 +413,10 @@ export class Channel {
     else this.#fail(new TunnelError('SESSION_LOST', 'the session to the peer was lost'));
   }
 
-  #violation(error: unknown): void {
-    const reason =
-      error instanceof TunnelError ? error : new TunnelError('INTERNAL', String(error), { cause: error });
-    this.#fail(reason);
-  }
-
   /** Ends after a failure: also tells the peer, which ignores it where it knows. */
   #fail(error: TunnelError): void {
     if (this.#closed) return;
-    this.#stream.reset(error.wireCode);
-    this.#stream.stop(error.wireCode);
+    this.#carrier.reset(error.wireCode);
     this.#close(error);
   }
 
