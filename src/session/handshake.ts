@@ -4,11 +4,12 @@
  */
 import { randomBytes } from 'node:crypto';
 import { TunnelError, wireCodeName } from '../error.js';
-import { encodeFrame, FrameReader, FrameType, printable } from './frame.js';
+import { decodeError, encodeError, FrameType, printable } from './frame.js';
 import {
   decodeHello,
   encodeHello,
   type Hello,
+  MAJOR_VERSION,
   MINOR_VERSION,
   type ServiceInfo,
   SUPPORTED_FEATURES,
@@ -16,6 +17,7 @@ import {
 import { type Identity, verifySignature } from './identity.js';
 import type { NodeId } from './node-id.js';
 import { encodePreamble, PREAMBLE_TIMEOUT_MS, readPreamble, StreamKind } from './preamble.js';
+import { type Dispatcher, RpcSession } from './rpc-session.js';
 import type { BidirectionalStream, CloseInfo, Session } from './session.js';
 
 /** Random per process. */
@@ -29,6 +31,12 @@ export interface PeerSession {
   /** The identity behind the other end: what rights are given to. */
   readonly peer: NodeId;
   readonly remote: Hello;
+  /** Calls both ways, on the control stream. */
+  readonly rpc: RpcSession;
+  /** Resolves when the peer says that it is about to end: open nothing new on this session. */
+  readonly goingAway: Promise<TunnelError>;
+  /** Says so to the peer. */
+  goAway(error: TunnelError): void;
   /** Odd on the dialling side, even on the accepting one, never used twice in a session. */
   nextChannelId(): number;
 }
@@ -47,23 +55,23 @@ export interface AcceptHandshake<Grant> {
   admit(peer: NodeId, tokens: readonly string[]): Grant | undefined;
   /** What `grant` may reach, told to the peer. */
   services(grant: Grant): readonly ServiceInfo[];
+  /** What the peer may call besides `ping`. */
+  dispatcher(grant: Grant): Dispatcher;
 }
 
 /** Throws DENIED, VERSION, PROTOCOL, TIMEOUT or SESSION_LOST; the session is closed then. */
 export async function dialHandshake(session: Session, options: DialHandshake): Promise<PeerSession> {
   const stream = await session.createBidirectionalStream();
-  const hello: Hello = {
+  stream.write(encodePreamble(StreamKind.CONTROL, EMPTY), null);
+  const control = new Control(session, stream, 'dialler', EMPTY);
+  control.send({
     ...baseHello(options.identity),
     ...(options.delegated ? { proof: prove(session, 'dialler', options.identity) } : {}),
     tokens: options.tokens,
-  };
-  stream.write(
-    encodePreamble(StreamKind.CONTROL, EMPTY),
-    encodeFrame(0, FrameType.HELLO, encodeHello(hello)),
-  );
-  const remote = await receiveHello(session, stream, EMPTY, options.signal);
+  });
+  const remote = await withTimeout(session, control.hello, HANDSHAKE_TIMEOUT_MS, options.signal);
   // The endpoint was dialled by this very key, so nothing else can stand behind it.
-  return peerSession(session, session.remoteId, remote, 1);
+  return control.admit(session.remoteId, remote, BASE_METHODS);
 }
 
 /** As `dialHandshake`, for the accepting side. Answers with what `admit` granted. */
@@ -71,16 +79,17 @@ export async function acceptHandshake<Grant>(
   session: Session,
   options: AcceptHandshake<Grant>,
 ): Promise<{ peer: PeerSession; grant: Grant }> {
-  const { stream, rest } = await acceptControlStream(session);
-  const remote = await receiveHello(session, stream, rest);
+  const control = await acceptControlStream(session);
+  const remote = await withTimeout(session, control.hello, HANDSHAKE_TIMEOUT_MS);
   const peer = identityOf(session, remote);
   const grant = options.admit(peer, remote.tokens ?? []);
   if (grant === undefined) {
     throw refuse(session, new TunnelError('DENIED', 'the peer is not allowed to connect'));
   }
-  const hello: Hello = { ...baseHello(options.identity), services: options.services(grant) };
-  stream.write(null, encodeFrame(0, FrameType.HELLO, encodeHello(hello)));
-  return { peer: peerSession(session, peer, remote, 2), grant };
+  // Before the answer: the peer may call as soon as it has it.
+  const admitted = control.admit(peer, remote, { ...BASE_METHODS, ...options.dispatcher(grant) });
+  control.send({ ...baseHello(options.identity), services: options.services(grant) });
+  return { peer: admitted, grant };
 }
 
 /** What a session's end means to who was waiting on it. */
@@ -93,9 +102,87 @@ export function closeError(info: CloseInfo): TunnelError {
 }
 
 const EMPTY = Buffer.alloc(0);
+const BASE_METHODS: Dispatcher = { ping: (payload) => payload };
+
+/** The control stream: HELLO first, then the RPC session that lives as long as the session. */
+class Control {
+  readonly hello: Promise<Hello>;
+  readonly #session: Session;
+  readonly #rpc: RpcSession;
+  readonly #role: 'dialler' | 'acceptor';
+  readonly #goingAway: Promise<TunnelError>;
+  #resolveHello!: (hello: Hello) => void;
+  #rejectHello!: (error: TunnelError) => void;
+  #resolveGoingAway!: (error: TunnelError) => void;
+
+  constructor(session: Session, stream: BidirectionalStream, role: 'dialler' | 'acceptor', rest: Buffer) {
+    this.#session = session;
+    this.#role = role;
+    this.hello = new Promise((resolve, reject) => {
+      this.#resolveHello = resolve;
+      this.#rejectHello = reject;
+    });
+    this.hello.catch(() => undefined);
+    this.#goingAway = new Promise((resolve) => {
+      this.#resolveGoingAway = resolve;
+    });
+    this.#rpc = new RpcSession(stream, {
+      role,
+      rest,
+      admitted: false,
+      rttMs: () => session.path.rttMs,
+      onSessionFrame: (type, payload) => this.#onFrame(type, payload),
+    });
+    // The end of the control stream is the end of the session, and the other way round.
+    void this.#rpc.closed.then(async (error) => {
+      if (error?.code === 'SESSION_LOST') this.#rejectHello(closeError(await session.closed));
+      else this.#rejectHello(refuse(session, error ?? protocolError('the peer ended the control stream')));
+    });
+  }
+
+  send(hello: Hello): void {
+    this.#rpc.sendSessionFrame(FrameType.HELLO, encodeHello(hello));
+  }
+
+  admit(peer: NodeId, remote: Hello, dispatcher: Dispatcher): PeerSession {
+    this.#rpc.setDispatcher(dispatcher);
+    this.#rpc.admit();
+    let next = this.#role === 'dialler' ? 1 : 2;
+    return {
+      session: this.#session,
+      peer,
+      remote,
+      rpc: this.#rpc,
+      goingAway: this.#goingAway,
+      goAway: (error) =>
+        this.#rpc.sendSessionFrame(FrameType.GOAWAY, encodeError(error.wireCode, error.message)),
+      nextChannelId: () => {
+        const id = next;
+        next += 2;
+        return id;
+      },
+    };
+  }
+
+  /** Throws PROTOCOL or VERSION, which ends the RPC session and so all of it. */
+  #onFrame(type: number, payload: Buffer): void {
+    if (type === FrameType.HELLO) {
+      this.#resolveHello(checkVersion(decodeHello(payload)));
+    } else if (type === FrameType.GOAWAY) {
+      const { code, message } = decodeError(payload);
+      this.#resolveGoingAway(new TunnelError(wireCodeName(code), message || 'the peer is about to end'));
+    }
+    // Others are a newer minor version's.
+  }
+}
+
+function protocolError(what: string): TunnelError {
+  return new TunnelError('PROTOCOL', what);
+}
 
 function baseHello(identity: Identity): Hello {
   return {
+    major: MAJOR_VERSION,
     minor: MINOR_VERSION,
     instanceId: INSTANCE_ID,
     identity: identity.nodeId,
@@ -125,84 +212,38 @@ function identityOf(session: Session, remote: Hello): NodeId {
   return remote.identity;
 }
 
-async function acceptControlStream(session: Session): Promise<{ stream: BidirectionalStream; rest: Buffer }> {
+async function acceptControlStream(session: Session): Promise<Control> {
   const incoming = session.incomingBidirectionalStreams[Symbol.asyncIterator]();
   const first = await withTimeout(session, incoming.next(), PREAMBLE_TIMEOUT_MS);
   if (first.done) throw closeError(await session.closed);
   const stream = first.value;
-  const rest = await new Promise<Buffer>((resolve, reject) => {
+  return new Promise<Control>((resolve, reject) => {
     readPreamble(
       stream,
-      (preamble) => {
-        if (preamble.kind === StreamKind.CONTROL) resolve(preamble.rest);
+      ({ kind, rest }) => {
+        // At once: what arrives next already belongs to it.
+        if (kind === StreamKind.CONTROL) resolve(new Control(session, stream, 'acceptor', rest));
         else
-          reject(
-            refuse(
-              session,
-              new TunnelError('PROTOCOL', 'the first stream of the session is not the control stream'),
-            ),
-          );
+          reject(refuse(session, protocolError('the first stream of the session is not the control stream')));
       },
       reject,
     );
   });
-  return { stream, rest };
-}
-
-/** Reads HELLO, then stays on the stream: its end is the end of the session. */
-function receiveHello(
-  session: Session,
-  stream: BidirectionalStream,
-  rest: Buffer,
-  signal?: AbortSignal,
-): Promise<Hello> {
-  const hello = new Promise<Hello>((resolve, reject) => {
-    const fail = (error: TunnelError) => reject(refuse(session, error));
-    const reader = new FrameReader({
-      data: () => fail(new TunnelError('PROTOCOL', 'DATA on the control stream')),
-      control: (_channelId, type, payload) => {
-        if (type !== FrameType.HELLO) return;
-        try {
-          resolve(checkVersion(decodeHello(payload)));
-        } catch (error) {
-          fail(error as TunnelError);
-        }
-      },
-    });
-    const push = (chunk: Buffer) => {
-      try {
-        reader.push(chunk);
-      } catch (error) {
-        fail(error as TunnelError);
-      }
-    };
-    const ended = () => fail(new TunnelError('PROTOCOL', 'the peer ended the control stream'));
-    stream.receive({
-      data: (chunk) => {
-        stream.consumed(chunk.length);
-        push(chunk);
-      },
-      end: ended,
-      reset: ended,
-      stopped: ended,
-      drain: () => undefined,
-      lost: () => void session.closed.then((info) => reject(closeError(info))),
-    });
-    if (rest.length > 0) {
-      stream.consumed(rest.length);
-      push(rest);
-    }
-  });
-  return withTimeout(session, hello, HANDSHAKE_TIMEOUT_MS, signal);
 }
 
 function checkVersion(remote: Hello): Hello {
+  const mine = `tunnel/${MAJOR_VERSION}.${MINOR_VERSION}`;
+  const theirs = `tunnel/${remote.major}.${remote.minor}`;
+  const hint = 'install the same version of tunnel on both machines';
+  if (remote.major !== MAJOR_VERSION) {
+    throw new TunnelError('VERSION', `the peer speaks ${theirs}, this program ${mine}`, { hint });
+  }
   const missing = remote.required.filter((feature) => !SUPPORTED_FEATURES.includes(feature));
   if (missing.length === 0) return remote;
   throw new TunnelError(
     'VERSION',
-    `protocol tunnel/1.${remote.minor} of the peer requires ${missing.join(', ')}, which tunnel/1.${MINOR_VERSION} here does not have`,
-    { hint: 'install the same version of tunnel on both machines' },
+    `the peer speaks ${theirs} and requires ${missing.join(', ')}, which ${mine} here does not have`,
+    { hint },
   );
 }
 
@@ -240,18 +281,4 @@ async function withTimeout<T>(
     clearTimeout(timer);
     if (onAbort) signal?.removeEventListener('abort', onAbort);
   }
-}
-
-function peerSession(session: Session, peer: NodeId, remote: Hello, firstChannelId: number): PeerSession {
-  let next = firstChannelId;
-  return {
-    session,
-    peer,
-    remote,
-    nextChannelId: () => {
-      const id = next;
-      next += 2;
-      return id;
-    },
-  };
 }

@@ -6,6 +6,8 @@ import { TunnelError } from '../error.js';
 import { MAX_CONTROL_BYTES } from './frame.js';
 import { isNodeId, type NodeId } from './node-id.js';
 
+/** The major version is also in the ALPN; it is said here so that an error can name both. */
+export const MAJOR_VERSION = 1;
 /** Minor version of protocol `tunnel/1`. */
 export const MINOR_VERSION = 0;
 /** Optional parts of the protocol this build knows. A peer may require them; it may not require others. */
@@ -19,6 +21,7 @@ export interface ServiceInfo {
 }
 
 export interface Hello {
+  readonly major: number;
   readonly minor: number;
   /** Random per process: tells a restarted peer from one that was only out of reach. 32 hex digits. */
   readonly instanceId: string;
@@ -49,15 +52,15 @@ export function decodeHello(body: Buffer): Hello {
     throw malformed('it is not JSON', error);
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw malformed('it is no object');
-  const { minor, instanceId, identity, proof, tokens, supported, required, services } = value as Record<
-    string,
-    unknown
-  >;
+  const { major, minor, instanceId, identity, proof, tokens, supported, required, services } =
+    value as Record<string, unknown>;
+  if (typeof major !== 'number' || !Number.isInteger(major) || major < 0) throw malformed('major');
   if (typeof minor !== 'number' || !Number.isInteger(minor) || minor < 0) throw malformed('minor');
   if (typeof instanceId !== 'string' || !/^[0-9a-f]{32}$/.test(instanceId)) throw malformed('instanceId');
   if (typeof identity !== 'string' || !isNodeId(identity)) throw malformed('identity');
   if (proof !== undefined && typeof proof !== 'string') throw malformed('proof');
   return {
+    major,
     minor,
     instanceId,
     identity,
@@ -65,7 +68,7 @@ export function decodeHello(body: Buffer): Hello {
     ...(tokens === undefined ? {} : { tokens: textList(tokens, 'tokens') }),
     supported: textList(supported, 'supported'),
     required: textList(required, 'required'),
-    ...(services === undefined ? {} : { services: serviceList(services) }),
+    ...(services === undefined ? {} : { services: decodeServices(services) }),
   };
 }
 
@@ -76,7 +79,8 @@ function textList(value: unknown, field: string): readonly string[] {
   return value;
 }
 
-function serviceList(value: unknown): readonly ServiceInfo[] {
+/** Throws PROTOCOL. */
+export function decodeServices(value: unknown): readonly ServiceInfo[] {
   if (!Array.isArray(value)) throw malformed('services');
   return value.map((item: unknown) => {
     const { name, protocol } = (item ?? {}) as Record<string, unknown>;

@@ -35,6 +35,8 @@ export class Link {
   }>();
   /** Resolves when the link has ended: undefined after `close`, the error where it gave up. */
   readonly closed: Promise<TunnelError | undefined>;
+  /** The current one, and those whose peer said that it is about to end. */
+  readonly #sessions = new Set<PeerSession>();
   #current: PeerSession | undefined;
   #ended: { error: TunnelError | undefined } | undefined;
   #endRetry: (() => void) | undefined;
@@ -72,7 +74,7 @@ export class Link {
 
   /** Ends the link and its session. Idempotent. */
   async close(closeCode = 0, reason = ''): Promise<void> {
-    this.#current?.session.close(closeCode, reason);
+    for (const { session } of this.#sessions) session.close(closeCode, reason);
     this.#controller.abort();
     this.#endRetry?.();
     await this.closed;
@@ -120,9 +122,15 @@ export class Link {
     this.#options.onState({ state: 'connected', peer });
     for (const waiter of this.#waiting) waiter.resolve(peer);
     this.#waiting.clear();
-    const info = await peer.session.closed;
+    this.#sessions.add(peer);
+    const gone = peer.session.closed.then((info) => {
+      this.#sessions.delete(peer);
+      return closeError(info);
+    });
+    // A peer that is about to end keeps the channels it has until then; new ones wait for the next session.
+    const error = await Promise.race([gone, peer.goingAway]);
     this.#current = undefined;
-    return { error: closeError(info), connectedMs: performance.now() - connectedAt };
+    return { error, connectedMs: performance.now() - connectedAt };
   }
 
   #pause(delayMs: number, signal: AbortSignal): Promise<void> {

@@ -17,7 +17,7 @@ export interface CloseInfo {
   readonly by: 'local' | 'peer' | 'timeout' | 'lost';
 }
 
-export type PathKind = 'iroh-direct' | 'iroh-relay' | 'memory';
+export type PathKind = 'iroh-direct' | 'iroh-relay' | 'webtransport-h3' | 'webtransport-h2' | 'memory';
 
 /** How bytes reach the peer now. */
 export interface SessionPath {

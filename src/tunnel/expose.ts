@@ -13,6 +13,7 @@ import { decodeOpen } from './open.js';
 import { type Grant, Policy, ticketToken } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import { reportSession } from './report-session.js';
+import { encodeServices } from './services.js';
 import type { Service } from './spec.js';
 import { tcpExit } from './tcp-exit.js';
 
@@ -35,6 +36,8 @@ export class Expose {
   readonly #token: string;
   readonly #channels: ChannelTable;
   readonly #sessions = new Set<Session>();
+  /** Those of the sessions that have been admitted. */
+  readonly #peers = new Set<PeerSession>();
   readonly #denials = new RateLimit(DENIALS_PER_SECOND);
   #handshakes = 0;
   #closing = false;
@@ -57,8 +60,9 @@ export class Expose {
   /** Takes no new channels, waits up to `drainMs` for the open ones, then resets what is left. */
   async close(drainMs: number, signal?: AbortSignal): Promise<void> {
     this.#closing = true;
-    await this.#channels.drain(drainMs, signal);
     const error = new TunnelError('SHUTDOWN', 'the peer is shutting down');
+    for (const peer of this.#peers) peer.goAway(error);
+    await this.#channels.drain(drainMs, signal);
     this.#channels.abortAll(error);
     for (const session of this.#sessions) session.close(error.wireCode, error.message);
     await this.#options.endpoint.close();
@@ -84,6 +88,9 @@ export class Expose {
         identity: this.#options.identity,
         admit: (peer, tokens) => this.#policy.admit(peer, tokens),
         services: (grant) => this.#policy.describe(grant),
+        dispatcher: (grant) => ({
+          'services.list': () => encodeServices(this.#policy.describe(grant)),
+        }),
       });
     } catch (error) {
       this.#sessions.delete(session);
@@ -95,12 +102,14 @@ export class Expose {
       this.#handshakes -= 1;
     }
     const { peer, grant } = admitted;
+    this.#peers.add(peer);
     const endReport = reportSession(peer, this.#options.report);
     const budget = new WindowBudget(LINK_WINDOW_BYTES);
     for await (const stream of session.incomingBidirectionalStreams) {
       this.#stream(stream, peer, grant, budget);
     }
     this.#sessions.delete(session);
+    this.#peers.delete(peer);
     const info = await session.closed;
     endReport(
       info.closeCode === 0 && info.by !== 'timeout' && info.by !== 'lost' ? undefined : closeError(info),

@@ -1,27 +1,21 @@
 /** Listens for one peer's services: one link, one entry per spec. */
 import { TunnelError } from '../error.js';
-import { dialHandshake, type PeerSession } from '../session/handshake.js';
-import type { Identity } from '../session/identity.js';
+import type { PeerSession } from '../session/handshake.js';
 import { Link, type LinkState } from '../session/link.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
-import type { AddressHints, Endpoint } from '../session/session.js';
 import { LINK_WINDOW_BYTES, WindowBudget } from '../session/window-budget.js';
 import { ChannelTable } from './channel-table.js';
+import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
+import { formatServices } from './services.js';
 import type { ForwardSpec } from './spec.js';
 import { TcpEntry } from './tcp-entry.js';
 
 const ERRORS_PER_SECOND = 10;
 
-export interface ForwardOptions {
-  readonly endpoint: Endpoint;
-  readonly identity: Identity;
-  /** The peer to reach, and where it may be found. */
-  readonly peer: NodeId;
-  readonly hints: AddressHints;
-  readonly token: string | undefined;
+export interface ForwardOptions extends Dialler {
   readonly specs: readonly ForwardSpec[];
   readonly report: Report;
 }
@@ -50,7 +44,7 @@ export class Forward {
 
   /** Binds every local port, and only then dials. Throws PORT_IN_USE or CANNOT_BIND with nothing left open. */
   static async start(options: ForwardOptions): Promise<Forward> {
-    const { endpoint, peer, specs, report } = options;
+    const { peer, specs, report } = options;
     const channels = new ChannelTable(report);
     const budget = new WindowBudget(LINK_WINDOW_BYTES);
     const errors = new RateLimit(ERRORS_PER_SECOND);
@@ -77,15 +71,14 @@ export class Forward {
     let first = true;
     const link = new Link({
       dial: async (signal) => {
-        const session = await endpoint.connect(peer, options.hints, { signal });
-        const admitted = await dialHandshake(session, {
-          identity: options.identity,
-          delegated: endpoint.nodeId !== options.identity.nodeId,
-          tokens: options.token === undefined ? [] : [options.token],
-          signal,
-        });
-        // Later the peer may have been restarted with other services: its own matter, not ours to end over.
-        if (first) checkServices(admitted, specs);
+        const admitted = await dialPeer(options, signal);
+        const missing = missingService(admitted, specs);
+        if (missing && first) {
+          admitted.session.close();
+          throw missing;
+        }
+        // Later the peer was restarted with other services: its own matter, and it may bring them back.
+        if (missing) report(errorEvent(missing));
         first = false;
         return admitted;
       },
@@ -117,19 +110,23 @@ export class Forward {
   }
 }
 
-/** Throws DENIED when the peer told what it offers and a wanted service is not among it. */
-function checkServices({ remote, session, peer }: PeerSession, specs: readonly ForwardSpec[]): void {
-  if (!remote.services) return;
-  for (const { service, protocol } of specs) {
-    if (remote.services.some((offer) => offer.name === service && offer.protocol === protocol)) continue;
-    session.close();
-    const offered = remote.services
-      .map(({ name, protocol: p }) => (p === 'udp' ? `${name}/udp` : name))
-      .join(', ');
-    throw new TunnelError('DENIED', `peer ${shortNodeId(peer)} does not offer you the service '${service}'`, {
-      hint: offered ? `it offers: ${offered}` : 'it offers you nothing',
-    });
-  }
+/** The error to tell when the peer said what it offers and a wanted service is not among it. */
+function missingService(
+  { remote, peer }: PeerSession,
+  specs: readonly ForwardSpec[],
+): TunnelError | undefined {
+  const { services } = remote;
+  if (!services) return undefined;
+  const missing = specs.find(
+    ({ service, protocol }) =>
+      !services.some((offer) => offer.name === service && offer.protocol === protocol),
+  );
+  if (!missing) return undefined;
+  return new TunnelError(
+    'DENIED',
+    `peer ${shortNodeId(peer)} does not offer you the service '${missing.service}'`,
+    { hint: `it offers: ${formatServices(services)}` },
+  );
 }
 
 function reportState(peer: NodeId, state: LinkState, report: Report): void {

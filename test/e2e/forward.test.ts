@@ -230,6 +230,50 @@ describe('sessions', () => {
     again.destroy();
   }, 60_000);
 
+  it('an expose that is told to stop says so at once, and new connections wait for the next one', async () => {
+    const echo = await echoServer();
+    const { process: expose, ticket } = await here.expose(`echo=${echo}`);
+    const { process: forward, port } = await there.forward(ticket, 'echo');
+    const open = await dial(port);
+    open.write('x');
+    await once(open, 'data');
+    const from = forward.events.length;
+    expose.kill('SIGTERM');
+    // The open connection keeps the old process alive; the forward knows all the same.
+    expect(await forward.event('session', { state: 'reconnecting' }, from)).toMatchObject({
+      error: { code: 'SHUTDOWN' },
+    });
+    open.write('y');
+    expect(String((await once(open, 'data'))[0])).toBe('y');
+    const answer = readAll(open);
+    open.end();
+    expect((await answer).ending).toBe('end');
+    expect(await expose.exited).toBe(0);
+    const held = await dial(port);
+    const late = readAll(held);
+    held.end('held');
+    await here.expose(`echo=${echo}`);
+    expect((await late).bytes).toBe(4);
+  });
+
+  it('services lists what a peer offers, 77 where it offers nothing to you', async () => {
+    const { ticket, nodeId } = await here.expose('web=8080', 'db=unix:/run/db.sock');
+    const listed = there.start('services', ticket);
+    expect(await listed.exited).toBe(0);
+    expect(listed.events).toMatchObject([
+      {
+        event: 'services',
+        peer: nodeId,
+        services: [
+          { name: 'web', protocol: 'tcp' },
+          { name: 'db', protocol: 'tcp' },
+        ],
+      },
+    ]);
+    const denied = there.start('services', ticket.replace(/&token=.*/, ''));
+    expect(await denied.exited).toBe(77);
+  });
+
   it('two forwards and an expose of one identity run side by side', async () => {
     const { ticket } = await here.expose(`echo=${await echoServer()}`);
     const forwards = await Promise.all([here.forward(ticket, 'echo'), here.forward(ticket, 'echo')]);

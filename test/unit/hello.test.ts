@@ -6,6 +6,7 @@ import type { NodeId } from '../../src/session/node-id.js';
 import { thrown } from '../support/errors.js';
 
 const HELLO: Hello = {
+  major: 1,
   minor: 0,
   instanceId: '0f'.repeat(16),
   identity: 'ab'.repeat(32) as NodeId,
@@ -48,6 +49,7 @@ describe('a HELLO', () => {
   });
 
   const wrong: readonly [field: keyof Hello, values: readonly unknown[]][] = [
+    ['major', [undefined, null, -1, 0.5, '0', [], true]],
     ['minor', [undefined, null, -1, 0.5, '0', [], true]],
     ['instanceId', [undefined, '', '0f'.repeat(15), '0F'.repeat(16), 'zz'.repeat(16), 5]],
     ['identity', [undefined, '', 'ab'.repeat(31), 'AB'.repeat(32), 'zz'.repeat(32), 5, ['ab'.repeat(32)]]],
@@ -73,7 +75,7 @@ describe('a HELLO', () => {
     expect(thrown(() => decode({ ...HELLO, [field]: value })).code).toBe('PROTOCOL');
   });
 
-  it.each(['', 'null', '[]', '"text"', '5', '{', '{}', '\u0000', '{"minor":0}'])(
+  it.each(['', 'null', '[]', '"text"', '5', '{', '{}', '\u0000', '{"major":1,"minor":0}'])(
     'that is %j is PROTOCOL',
     (text) => {
       expect(thrown(() => decodeHello(Buffer.from(text))).code).toBe('PROTOCOL');
@@ -114,6 +116,7 @@ const text = fc.stringMatching(/^[ -~]{1,40}$/);
 const list = fc.array(text, { maxLength: 5 });
 const hello: fc.Arbitrary<Hello> = fc.record(
   {
+    major: fc.nat(),
     minor: fc.nat(),
     instanceId: fc.stringMatching(/^[0-9a-f]{32}$/),
     identity: fc.stringMatching(/^[0-9a-f]{64}$/).map((id) => id as NodeId),
@@ -129,5 +132,5 @@ const hello: fc.Arbitrary<Hello> = fc.record(
       { maxLength: 5 },
     ),
   },
-  { requiredKeys: ['minor', 'instanceId', 'identity', 'supported', 'required'] },
+  { requiredKeys: ['major', 'minor', 'instanceId', 'identity', 'supported', 'required'] },
 );

@@ -26,7 +26,11 @@ interface Dialled {
 
 function dialled(): Dialled {
   const pair = memorySessionPair();
-  const peer = { session: pair.dialler, peer: pair.dialler.remoteId } as PeerSession;
+  const peer = {
+    session: pair.dialler,
+    peer: pair.dialler.remoteId,
+    goingAway: new Promise(() => undefined),
+  } as unknown as PeerSession;
   return { peer, cut: pair.cut, closeByPeer: (code) => pair.acceptor.close(code, 'because') };
 }
 

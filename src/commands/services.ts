@@ -1,0 +1,36 @@
+import { Args } from '@oclif/core';
+import { BaseCommand } from '../cli/base-command.js';
+import { bindEndpoint, networkFlags } from '../cli/network-flags.js';
+import { parsePeer } from '../cli/peer.js';
+
+export default class ServicesCommand extends BaseCommand {
+  static override summary = 'List what a peer offers you';
+  static override examples = ["<%= config.bin %> services 'tunnel://<node-id>?addr=…&token=…'"];
+  static override args = { peer: Args.string({ description: 'a ticket or a node ID', required: true }) };
+  static override flags = networkFlags;
+
+  async run(): Promise<void> {
+    const { flags, args } = await this.parse(ServicesCommand);
+    const output = this.output(flags);
+    const { nodeId: peer, token, ...hints } = parsePeer(args.peer);
+    const { identity } = await this.loadIdentity(flags);
+    const { Identity } = await import('../session/identity.js');
+    const endpoint = await bindEndpoint(Identity.generate(), flags);
+    try {
+      const { dialPeer } = await import('../tunnel/dial-peer.js');
+      const { listServices } = await import('../tunnel/services.js');
+      const session = await dialPeer({ endpoint, identity, peer, hints, token });
+      const services = await listServices(session);
+      output.print(
+        { event: 'services', peer, services },
+        services.length === 0
+          ? ['the peer offers you nothing']
+          : services.map(({ name, protocol }) => `${name}\t${protocol}`),
+      );
+      session.session.close();
+    } finally {
+      await endpoint.close();
+      output.close();
+    }
+  }
+}
