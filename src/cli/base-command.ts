@@ -3,7 +3,7 @@ import { Command, Errors, Flags } from '@oclif/core';
 import { TunnelError, toTunnelError } from '../error.js';
 import { type Identity, loadIdentity } from '../session/identity.js';
 import { EXIT_USAGE, exitCode } from './exit-codes.js';
-import { createLog, LOG_LEVELS, type Log, type LogLevel } from './log.js';
+import { createLog, LOG_LEVELS, type LogLevel } from './log.js';
 import { describeError, jsonOutput, type Output, plainOutput } from './output.js';
 import { identityPath, type Paths, resolvePaths } from './paths.js';
 
@@ -41,20 +41,25 @@ export abstract class BaseCommand extends Command {
   };
 
   readonly paths: Paths = resolvePaths();
-  protected log_: Log | undefined;
+  #output: Output | undefined;
 
   protected output(flags: CommonFlags): Output {
     const log = createLog(flags['log-level'] as LogLevel, flags['log-file']);
-    this.log_ = log;
-    return flags.json ? jsonOutput(log) : plainOutput(log);
+    this.#output = flags.json ? jsonOutput(log) : plainOutput(log);
+    return this.#output;
   }
 
   protected loadIdentity(flags: CommonFlags): Promise<{ identity: Identity; created: boolean }> {
     return loadIdentity(identityPath(this.paths, flags.identity));
   }
 
+  protected override async finally(): Promise<void> {
+    this.#output?.close();
+  }
+
   protected override async catch(error: unknown): Promise<void> {
     if (error instanceof Errors.ExitError) throw error;
+    this.#output?.close();
     const reason = isUsageError(error) ? usageError(error as Error, this.id ?? '') : toTunnelError(error);
     reportFatal(reason, this.argv.includes('--json'));
     if (this.argv.join(' ').includes('--log-level debug') || this.argv.includes('--log-level=debug')) {

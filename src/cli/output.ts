@@ -15,9 +15,17 @@ export interface Output {
 }
 
 export function jsonOutput(log: Log): Output {
+  // Lines of one turn of the loop go out in one write: a pipe is written to synchronously, and a
+  // thousand connections a second make two thousand lines.
+  let waiting = '';
+  const flush = () => {
+    if (waiting !== '') process.stdout.write(waiting);
+    waiting = '';
+  };
   const write = (event: object & { readonly event: string }) => {
     const { event: name, ...fields } = event;
-    process.stdout.write(`${JSON.stringify({ event: name, time: new Date().toISOString(), ...fields })}\n`);
+    if (waiting === '') setImmediate(flush);
+    waiting += `${JSON.stringify({ event: name, time: new Date().toISOString(), ...fields })}\n`;
   };
   return {
     report(event) {
@@ -25,7 +33,7 @@ export function jsonOutput(log: Log): Output {
       if (event.event === 'error') log.write('debug', `${event.code} ${event.message}`);
     },
     print: write,
-    close: () => undefined,
+    close: flush,
   };
 }
 

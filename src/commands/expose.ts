@@ -53,7 +53,6 @@ export default class ExposeCommand extends BaseCommand {
         shutdown,
       );
     } finally {
-      output.close();
       await unlock();
       shutdown.dispose();
     }

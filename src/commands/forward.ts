@@ -49,7 +49,6 @@ export default class ForwardCommand extends BaseCommand {
       code = await serve(forward, shutdown);
     } finally {
       await endpoint.close();
-      output.close();
       shutdown.dispose();
     }
     this.exit(code);

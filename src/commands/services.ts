@@ -30,7 +30,6 @@ export default class ServicesCommand extends BaseCommand {
       session.session.close();
     } finally {
       await endpoint.close();
-      output.close();
     }
   }
 }

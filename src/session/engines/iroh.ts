@@ -278,10 +278,17 @@ class IrohSession implements Session {
     return this.#native.maxDatagramSize();
   }
 
-  /** As of now: the kind and address are those of the last path event, the RTT is read anew. */
+  /** Kind and address are those of the last path event; the RTT is asked for when it is read, which costs a call. */
   get path(): SessionPath {
-    const now = this.#ended ? null : this.#native.path();
-    return now ? toPath(now) : this.#path;
+    const { kind, remote, rttMs } = this.#path;
+    const native = this.#ended ? undefined : this.#native;
+    return {
+      kind,
+      remote,
+      get rttMs() {
+        return native?.path()?.rttMs ?? rttMs;
+      },
+    };
   }
 
   close(closeCode = 0, reason = ''): void {
@@ -427,7 +434,7 @@ class IrohStream implements BidirectionalStream, SendNotices {
   }
 
   consumed(bytes: number): void {
-    if (this.#reading) this.#native.consumed(bytes);
+    if (this.#reading) quietly(() => this.#native.consumed(bytes));
   }
 
   write(head: Uint8Array | null, body: Uint8Array | null): boolean {
@@ -443,19 +450,19 @@ class IrohStream implements BidirectionalStream, SendNotices {
 
   finish(): void {
     if (!this.#writing) return;
-    this.#native.finish();
+    quietly(() => this.#native.finish());
     this.#endWriting();
   }
 
   reset(code: number): void {
     // Also after `finish`: what was finished but not yet delivered is abandoned then.
-    this.#native.reset(code);
+    quietly(() => this.#native.reset(code));
     this.#endWriting();
   }
 
   stop(code: number): void {
     if (!this.#reading) return;
-    this.#native.stop(code);
+    quietly(() => this.#native.stop(code));
     this.#endReading();
   }
 
@@ -485,6 +492,18 @@ class IrohStream implements BidirectionalStream, SendNotices {
   #endWriting(): void {
     this.#writing = false;
     if (!this.#reading) this.#session.forget(this);
+  }
+}
+
+/** Ending what has ended is no error; the connection may be gone before its CLOSED event is here. */
+function quietly(end: () => void): void {
+  try {
+    end();
+  } catch (error) {
+    const { code } = error as Native.NativeError;
+    if (code !== 'CONNECTION_LOST' && code !== 'STREAM_CLOSED' && code !== 'STREAM_STOPPED') {
+      throw translate(error, 'INTERNAL');
+    }
   }
 }
 

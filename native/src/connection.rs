@@ -1,0 +1,516 @@
+//! `Connection`, and the task that watches over one.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future};
+use iroh::{
+    TransportAddr,
+    endpoint::{Connection as IrohConnection, ConnectionError, PathList, Side},
+};
+use napi::{
+    Env,
+    bindgen_prelude::{Buffer, BufferSlice, ToNapiValue},
+    sys,
+};
+use napi_derive::napi;
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    error::{Code, Failure, Result, quic_code},
+    js::{self, Arg},
+    lock,
+    promise::{self, Promise},
+    queue::{Event, Queue},
+    recv::{RecvHalf, Scratch, Sink},
+    runtime,
+    stream::{Pair, Stream},
+};
+
+/// Datagrams taken in one go. A connection that is quiet holds room for so many handles, no more.
+const DATAGRAMS: usize = 128;
+
+/// Numbers that are unique within an endpoint.
+#[derive(Default)]
+pub struct Ids(AtomicU64);
+
+impl Ids {
+    pub fn next(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CloseInfo {
+    pub kind: &'static str,
+    pub code: u64,
+    pub reason: String,
+}
+
+impl From<&ConnectionError> for CloseInfo {
+    fn from(error: &ConnectionError) -> Self {
+        let (kind, code, reason) = match error {
+            ConnectionError::LocallyClosed => ("local", 0, String::new()),
+            ConnectionError::ApplicationClosed(close) => (
+                "application",
+                close.error_code.into_inner(),
+                String::from_utf8_lossy(&close.reason).into_owned(),
+            ),
+            ConnectionError::TimedOut => ("timeout", 0, String::new()),
+            ConnectionError::Reset => ("reset", 0, String::new()),
+            ConnectionError::ConnectionClosed(close) => (
+                "transport",
+                u64::from(close.error_code),
+                String::from_utf8_lossy(&close.reason).into_owned(),
+            ),
+            ConnectionError::TransportError(error) => {
+                ("transport", u64::from(error.code), error.reason.clone())
+            }
+            ConnectionError::VersionMismatch => ("version", 0, String::new()),
+            ConnectionError::CidsExhausted => ("exhausted", 0, String::new()),
+        };
+        Self { kind, code, reason }
+    }
+}
+
+impl ToNapiValue for CloseInfo {
+    unsafe fn to_napi_value(env: sys::napi_env, info: Self) -> napi::Result<sys::napi_value> {
+        let value = js::object(env);
+        js::set(env, value, c"kind", js::string(env, info.kind));
+        js::set(env, value, c"code", js::number(env, info.code as f64));
+        js::set(env, value, c"reason", js::string(env, &info.reason));
+        Ok(value)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PathInfo {
+    relay: bool,
+    remote: String,
+    rtt_ms: f64,
+}
+
+impl PathInfo {
+    fn selected(paths: &PathList<'_>) -> Option<Self> {
+        let path = paths.iter().find(|path| path.is_selected())?;
+        let (relay, remote) = match path.remote_addr() {
+            TransportAddr::Relay(url) => (true, url.to_string()),
+            TransportAddr::Ip(address) => (false, canonical(*address).to_string()),
+            _ => return None,
+        };
+        Some(Self {
+            relay,
+            remote,
+            rtt_ms: path.rtt().as_secs_f64() * 1000.0,
+        })
+    }
+
+    fn same_path(&self, other: &Self) -> bool {
+        self.relay == other.relay && self.remote == other.remote
+    }
+}
+
+impl ToNapiValue for PathInfo {
+    unsafe fn to_napi_value(env: sys::napi_env, info: Self) -> napi::Result<sys::napi_value> {
+        let kind = if info.relay { "relay" } else { "direct" };
+        let value = js::object(env);
+        js::set(env, value, c"kind", js::string(env, kind));
+        js::set(env, value, c"remote", js::string(env, &info.remote));
+        js::set(env, value, c"rttMs", js::number(env, info.rtt_ms));
+        Ok(value)
+    }
+}
+
+/// An IPv4 peer of a dual-stack socket, written as the IPv4 address it is.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// A connection as everything in here shares it.
+pub struct Link {
+    pub id: u64,
+    pub queue: Arc<Queue>,
+    pub ids: Arc<Ids>,
+    pub tasks: TaskTracker,
+    conn: IrohConnection,
+    started: AtomicBool,
+    close: Mutex<Option<(u64, String)>>,
+    readers: Mutex<Readers>,
+    /// Bytes that streams hold outside QUIC's flow control; see `recv.rs`.
+    pub hoarded: AtomicUsize,
+    /// JavaScript has taken the last batch of datagrams.
+    datagrams_taken: Notify,
+}
+
+#[derive(Default)]
+struct Readers {
+    /// CLOSED is delivered or about to be: nothing may follow it.
+    closed: bool,
+    /// Started and not ended. What they hold must be read out before CLOSED.
+    open: HashMap<u64, Arc<RecvHalf>>,
+}
+
+impl Link {
+    pub fn new(
+        conn: IrohConnection,
+        queue: Arc<Queue>,
+        ids: Arc<Ids>,
+        tasks: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id: ids.next(),
+            queue,
+            ids,
+            tasks,
+            conn,
+            started: AtomicBool::new(false),
+            close: Mutex::default(),
+            readers: Mutex::default(),
+            hoarded: AtomicUsize::new(0),
+            datagrams_taken: Notify::new(),
+        })
+    }
+
+    /// Answers false where it is too late to read anything.
+    pub fn add_reader(&self, reader: Arc<RecvHalf>) -> bool {
+        let mut readers = lock(&self.readers);
+        if !readers.closed {
+            readers.open.insert(reader.id, reader);
+        }
+        !readers.closed
+    }
+
+    pub fn remove_reader(&self, id: u64) {
+        let reader = lock(&self.readers).open.remove(&id);
+        drop(reader);
+    }
+
+    /// Reads what every stream still holds; to be called right before CLOSED is handed over.
+    pub fn drain(&self, scratch: &mut Scratch, sink: &mut dyn Sink) {
+        let mut open: Vec<_> = {
+            let mut readers = lock(&self.readers);
+            readers.closed = true;
+            readers.open.drain().map(|(_, reader)| reader).collect()
+        };
+        open.sort_unstable_by_key(|reader| reader.id);
+        for reader in open {
+            reader.drain(scratch, sink);
+        }
+    }
+
+    pub fn datagrams_taken(&self) {
+        self.datagrams_taken.notify_one();
+    }
+
+    pub fn start(self: &Arc<Self>) {
+        if !self.started.swap(true, Ordering::Relaxed) {
+            self.tasks.spawn_on(self.clone().watch(), runtime::handle());
+        }
+    }
+
+    async fn watch(self: Arc<Self>) {
+        let closed = self.conn.closed();
+        let loops = future::join3(self.accept_bi(), self.accept_uni(), self.read_datagrams());
+        let paths = pin!(self.watch_paths());
+        // The loops end with the connection; the paths' stream may be slower to notice.
+        let (reason, ()) = {
+            let done = pin!(future::join(closed, async {
+                loops.await;
+            }));
+            match future::select(done, paths).await {
+                future::Either::Left((done, _)) => done,
+                future::Either::Right(((), done)) => done.await,
+            }
+        };
+        let mut info = CloseInfo::from(&reason);
+        if reason == ConnectionError::LocallyClosed
+            && let Some((code, reason)) = lock(&self.close).clone()
+        {
+            info = CloseInfo {
+                code,
+                reason,
+                ..info
+            };
+        }
+        self.queue.push(Event::Closed(self.clone(), Box::new(info)));
+    }
+
+    async fn accept_bi(self: &Arc<Self>) {
+        while let Ok((send, recv)) = self.conn.accept_bi().await {
+            let pair = Pair::new(self, Some(send), Some(recv));
+            self.queue.push(Event::Opened(self.clone(), Box::new(pair)));
+        }
+    }
+
+    async fn accept_uni(self: &Arc<Self>) {
+        while let Ok(recv) = self.conn.accept_uni().await {
+            let pair = Pair::new(self, None, Some(recv));
+            self.queue.push(Event::Opened(self.clone(), Box::new(pair)));
+        }
+    }
+
+    async fn read_datagrams(self: &Arc<Self>) {
+        let mut slots = vec![Bytes::new(); DATAGRAMS];
+        while let Ok(count) = self.conn.read_many_datagrams(&mut slots).await {
+            let batch = slots[..count].iter_mut().map(std::mem::take).collect();
+            self.queue.push(Event::Datagrams(self.clone(), batch));
+            // One batch at a time: what JavaScript is too slow for is dropped by QUIC's own bounded
+            // buffer, oldest first, and not queued here without bound.
+            let taken = pin!(self.datagrams_taken.notified());
+            let closed = pin!(self.conn.closed());
+            future::select(taken, closed).await;
+        }
+    }
+
+    async fn watch_paths(self: &Arc<Self>) {
+        let mut last: Option<PathInfo> = None;
+        let mut paths = self.conn.paths_stream();
+        while let Some(list) = paths.next().await {
+            if let Some(path) = PathInfo::selected(&list)
+                && !last.as_ref().is_some_and(|last| last.same_path(&path))
+            {
+                last = Some(path.clone());
+                self.queue.push(Event::Path(self.clone(), Box::new(path)));
+            }
+        }
+    }
+
+    pub fn try_open_bi(self: &Arc<Self>) -> Result<Option<Pair>> {
+        let open = pin!(self.conn.open_bi());
+        match open.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok((send, recv))) => Ok(Some(Pair::new(self, Some(send), Some(recv)))),
+            Poll::Ready(Err(error)) => Err(error.into()),
+            Poll::Pending => Ok(None),
+        }
+    }
+
+    pub async fn open_bi(self: &Arc<Self>) -> Result<Pair> {
+        let (send, recv) = self.conn.open_bi().await?;
+        Ok(Pair::new(self, Some(send), Some(recv)))
+    }
+
+    pub async fn open_uni(self: &Arc<Self>) -> Result<Pair> {
+        let send = self.conn.open_uni().await?;
+        Ok(Pair::new(self, Some(send), None))
+    }
+
+    pub fn send_datagrams(&self, mut datagrams: Vec<Bytes>) -> Result<usize> {
+        if let Some(max) = self.conn.max_datagram_size()
+            && datagrams.iter().any(|datagram| datagram.len() > max)
+        {
+            return Err(Failure::new(
+                Code::TooLarge,
+                format!("a datagram on this connection holds {max} bytes at most"),
+            ));
+        }
+        // noq would make room by dropping older ones; the caller is told instead.
+        let mut space = self.conn.datagram_send_buffer_space();
+        let fitting = datagrams.iter().take_while(|datagram| {
+            let fits = datagram.len() <= space;
+            space = space.saturating_sub(datagram.len());
+            fits
+        });
+        let fitting = fitting.count();
+        datagrams.truncate(fitting);
+        // Also with nothing left to send: this is what notices a lost connection.
+        Ok(self.conn.send_many_datagrams(&datagrams)?)
+    }
+
+    pub fn close(&self, code: iroh::endpoint::VarInt, reason: String) {
+        lock(&self.close).get_or_insert((code.into_inner(), reason.clone()));
+        self.conn.close(code, reason.as_bytes());
+    }
+
+    /// JavaScript let go of the handle. A connection whose events it asked for goes on without; one
+    /// that nobody ever listened to could only be left to time out.
+    pub fn abandon(&self) {
+        if !self.started.load(Ordering::Relaxed) && self.conn.close_reason().is_none() {
+            self.close(0u32.into(), "abandoned".into());
+        }
+    }
+}
+
+#[napi(object, object_from_js = false)]
+pub struct ConnectionStats {
+    pub rtt_ms: f64,
+    pub bytes_sent: f64,
+    pub bytes_received: f64,
+    pub packets_sent: f64,
+    pub packets_lost: f64,
+    pub congestion_window: f64,
+    pub mtu: f64,
+}
+
+#[napi]
+pub struct Connection {
+    link: Arc<Link>,
+}
+
+impl From<Arc<Link>> for Connection {
+    fn from(link: Arc<Link>) -> Self {
+        Self { link }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.link.abandon();
+    }
+}
+
+impl Connection {
+    fn open<F>(&self, env: Env, open: impl FnOnce(Arc<Link>) -> F) -> Promise
+    where
+        F: Future<Output = Result<Pair>> + Send + 'static,
+    {
+        promise::entry(env, || {
+            let (promise, resolver) = promise::promise(env);
+            let queue = self.link.queue.clone();
+            let open = open(self.link.clone());
+            let work = async move { open.await.map(Stream::from) };
+            self.link.tasks.spawn_on(
+                async move { promise::settle(&queue, resolver, work).await },
+                runtime::handle(),
+            );
+            Ok(promise)
+        })
+    }
+}
+
+#[napi]
+impl Connection {
+    #[napi(getter)]
+    pub fn id(&self) -> f64 {
+        self.link.id as f64
+    }
+
+    #[napi(getter)]
+    pub fn remote_id(&self) -> String {
+        self.link.conn.remote_id().to_string()
+    }
+
+    #[napi(getter)]
+    pub fn side(&self) -> &'static str {
+        match self.link.conn.side() {
+            Side::Client => "client",
+            Side::Server => "server",
+        }
+    }
+
+    #[napi]
+    pub fn start(&self, env: Env) -> napi::Result<()> {
+        js::guard(env, || {
+            self.link.start();
+            Ok(())
+        })
+    }
+
+    #[napi]
+    pub fn try_open_bi(&self, env: Env) -> napi::Result<Option<Stream>> {
+        js::guard(env, || Ok(self.link.try_open_bi()?.map(Stream::from)))
+    }
+
+    #[napi]
+    pub fn open_bi(&self, env: Env) -> Promise {
+        self.open(env, |link| async move { link.open_bi().await })
+    }
+
+    #[napi]
+    pub fn open_uni(&self, env: Env) -> Promise {
+        self.open(env, |link| async move { link.open_uni().await })
+    }
+
+    #[napi]
+    pub fn send_datagrams(
+        &self,
+        env: Env,
+        datagrams: Arg<Vec<BufferSlice<'_>>>,
+    ) -> napi::Result<f64> {
+        js::guard(env, || {
+            let datagrams = datagrams.get("datagrams")?;
+            let datagrams = datagrams
+                .iter()
+                .map(|bytes| Bytes::copy_from_slice(bytes))
+                .collect();
+            Ok(self.link.send_datagrams(datagrams)? as f64)
+        })
+    }
+
+    #[napi]
+    pub fn max_datagram_size(&self, env: Env) -> napi::Result<f64> {
+        js::guard(env, || {
+            Ok(self.link.conn.max_datagram_size().unwrap_or(0) as f64)
+        })
+    }
+
+    #[napi]
+    pub fn path(&self, env: Env) -> napi::Result<Option<PathInfo>> {
+        js::guard(env, || Ok(PathInfo::selected(&self.link.conn.paths())))
+    }
+
+    #[napi]
+    pub fn stats(&self, env: Env) -> napi::Result<ConnectionStats> {
+        js::guard(env, || {
+            let conn = &self.link.conn;
+            let stats = conn.stats();
+            let paths = conn.paths();
+            let path = paths
+                .iter()
+                .find(|path| path.is_selected())
+                .map(|path| path.stats())
+                .unwrap_or_default();
+            Ok(ConnectionStats {
+                rtt_ms: path.rtt.as_secs_f64() * 1000.0,
+                bytes_sent: stats.udp_tx.bytes as f64,
+                bytes_received: stats.udp_rx.bytes as f64,
+                packets_sent: stats.sent_packets as f64,
+                packets_lost: stats.lost_packets as f64,
+                congestion_window: path.cwnd as f64,
+                mtu: f64::from(path.current_mtu),
+            })
+        })
+    }
+
+    #[napi]
+    pub fn export_keying_material(
+        &self,
+        env: Env,
+        label: Arg<String>,
+        length: Arg<f64>,
+    ) -> napi::Result<Buffer> {
+        js::guard(env, || {
+            let (label, length) = (label.get("label")?, length.get("length")?);
+            if !(1.0..=4096.0).contains(&length) || length.fract() != 0.0 {
+                return Err(Failure::invalid(
+                    "the length is a whole number from 1 to 4096",
+                ));
+            }
+            let mut secret = vec![0; length as usize];
+            self.link
+                .conn
+                .export_keying_material(&mut secret, label.as_bytes(), b"")
+                .map_err(|_| Failure::invalid("the TLS stack derives no secret of this length"))?;
+            Ok(secret.into())
+        })
+    }
+
+    #[napi]
+    pub fn close(&self, env: Env, code: Arg<f64>, reason: Arg<String>) -> napi::Result<()> {
+        js::guard(env, || {
+            self.link
+                .close(quic_code(code.get("code")?)?, reason.get("reason")?);
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,161 @@
+//! `EndpointOptions`, checked, and what iroh makes of them.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use iroh::{
+    RelayMode, RelayUrl, SecretKey,
+    address_lookup::{DnsAddressLookup, PkarrPublisher, PkarrResolver},
+    endpoint::{
+        Builder, ControllerFactory, PortmapperConfig, QuicTransportConfig, VarInt,
+        default_relay_mode, presets,
+    },
+};
+use noq_proto::congestion::{Bbr3Config, CubicConfig};
+
+use crate::error::{Failure, Result};
+
+/// noq 1.4.0 keeps at most 1,024 chunks of a stream before it gives the connection up with "too
+/// many gaps in stream buffer", and it does not join chunks that follow each other (quinn issue
+/// 2809, mended there by pull request 2814). A window above this lets that many arrive, unread, on a
+/// connection where nothing was lost. Raise it when a noq release has the mend.
+pub const MAX_STREAM_RECEIVE_WINDOW: u64 = 2 * 1024 * 1024;
+
+/// The largest idle timeout and keep-alive that iroh lets a single path have. A connection whose only
+/// path goes quiet still lives for its own idle timeout (measured: 64 s with 60 s set).
+const MAX_PATH_IDLE: Duration = Duration::from_secs(15);
+const MAX_PATH_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// Far above what any path has in flight; a sum of such windows still fits every integer here.
+pub const MAX_WINDOW: u64 = 1 << 30;
+pub const MAX_STREAMS: u64 = 1 << 20;
+pub const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
+
+#[derive(Debug, Clone)]
+pub enum Relay {
+    Default,
+    None,
+    Urls(Vec<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Congestion {
+    Cubic,
+    Bbr,
+}
+
+#[derive(Clone)]
+pub struct Options {
+    pub secret_key: [u8; 32],
+    pub alpn: String,
+    pub bind: Vec<String>,
+    pub relay: Relay,
+    pub address_lookup: bool,
+    pub stream_receive_window: u64,
+    pub connection_receive_window: u64,
+    pub send_window: u64,
+    pub max_streams: u64,
+    pub idle_timeout_ms: u64,
+    pub keep_alive_ms: u64,
+    pub congestion: Congestion,
+    pub datagram_receive_buffer: u64,
+    pub datagram_send_buffer: u64,
+}
+
+impl Options {
+    pub fn builder(&self) -> Result<Builder> {
+        if self.alpn.is_empty() || self.alpn.len() > 255 {
+            return Err(Failure::invalid("`alpn` has 1 to 255 bytes"));
+        }
+        let mut builder = Builder::new(presets::Minimal)
+            .secret_key(SecretKey::from_bytes(&self.secret_key))
+            .alpns(vec![self.alpn.clone().into_bytes()])
+            .transport_config(self.transport()?)
+            .proxy_from_env()
+            .relay_mode(self.relay_mode()?);
+        if self.address_lookup {
+            builder = builder
+                .address_lookup(PkarrPublisher::n0_dns())
+                .address_lookup(PkarrResolver::n0_dns())
+                .address_lookup(DnsAddressLookup::n0_dns());
+        }
+        let addresses = self.addresses()?;
+        if !addresses.is_empty() {
+            if addresses.iter().all(|address| address.ip().is_loopback()) {
+                // No gateway forwards anything to a loopback address.
+                builder = builder.portmapper_config(PortmapperConfig::Disabled);
+            }
+            builder = builder.clear_ip_transports();
+            for address in addresses {
+                builder = builder
+                    .bind_addr(address)
+                    .map_err(|error| Failure::invalid(format!("`bind`: {address}: {error}")))?;
+            }
+        }
+        Ok(builder)
+    }
+
+    fn addresses(&self) -> Result<Vec<SocketAddr>> {
+        self.bind
+            .iter()
+            .map(|text| {
+                text.parse()
+                    .map_err(|_| Failure::invalid(format!("`bind`: {text} is no `ip:port`")))
+            })
+            .collect()
+    }
+
+    fn relay_mode(&self) -> Result<RelayMode> {
+        Ok(match &self.relay {
+            Relay::Default => default_relay_mode(),
+            Relay::None => RelayMode::Disabled,
+            Relay::Urls(urls) => {
+                let urls: Vec<_> = urls
+                    .iter()
+                    .map(|url| relay_url(url))
+                    .collect::<Result<_>>()?;
+                RelayMode::custom(urls)
+            }
+        })
+    }
+
+    pub fn transport(&self) -> Result<QuicTransportConfig> {
+        if self.stream_receive_window > MAX_STREAM_RECEIVE_WINDOW {
+            return Err(Failure::invalid(format!(
+                "`streamReceiveWindow` is {MAX_STREAM_RECEIVE_WINDOW} bytes at most"
+            )));
+        }
+        let streams = var_int(self.max_streams);
+        let idle = Duration::from_millis(self.idle_timeout_ms.max(1));
+        let keep_alive = Duration::from_millis(self.keep_alive_ms.max(1));
+        let controller: Arc<dyn ControllerFactory + Send + Sync> = match self.congestion {
+            Congestion::Cubic => Arc::new(CubicConfig::default()),
+            Congestion::Bbr => Arc::new(Bbr3Config::default()),
+        };
+        Ok(QuicTransportConfig::builder()
+            .max_concurrent_bidi_streams(streams)
+            .max_concurrent_uni_streams(streams)
+            .stream_receive_window(var_int(self.stream_receive_window))
+            .receive_window(var_int(self.connection_receive_window))
+            .send_window(self.send_window)
+            .max_idle_timeout(Some(
+                idle.try_into()
+                    .map_err(|_| Failure::invalid("`idleTimeoutMs` is out of range"))?,
+            ))
+            .keep_alive_interval(keep_alive)
+            .default_path_max_idle_timeout(idle.min(MAX_PATH_IDLE))
+            .default_path_keep_alive_interval(keep_alive.min(MAX_PATH_KEEP_ALIVE))
+            .congestion_controller_factory(controller)
+            .datagram_receive_buffer_size(Some(self.datagram_receive_buffer as usize))
+            .datagram_send_buffer_size(self.datagram_send_buffer as usize)
+            .build())
+    }
+}
+
+fn var_int(value: u64) -> VarInt {
+    VarInt::from_u64(value).unwrap_or(VarInt::MAX)
+}
+
+pub fn relay_url(url: &str) -> Result<RelayUrl> {
+    url.parse()
+        .map_err(|_| Failure::invalid(format!("{url} is no relay URL")))
+}

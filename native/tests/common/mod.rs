@@ -1,0 +1,229 @@
+//! A node without Node: its queue is emptied here the way the JavaScript thread does it.
+
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use iroh::{EndpointAddr, TransportAddr};
+use tokio::sync::Notify;
+use tunnel_native::{
+    connection::{CloseInfo, Link},
+    endpoint::Node,
+    error::Result,
+    options::{Congestion, Options, Relay},
+    queue::{Event, Queue},
+    recv::{Scratch, Sink},
+    send::Progress,
+    stream::Pair,
+};
+
+pub enum Seen {
+    Incoming(Arc<Link>),
+    Opened(Pair),
+    Data(u64, Vec<u8>),
+    End,
+    Reset(u64, u64),
+    Drained,
+    Stopped(u64, u64),
+    Datagrams(Vec<Bytes>),
+    Closed(CloseInfo),
+}
+
+#[derive(Default)]
+struct Seens(VecDeque<Seen>);
+
+impl Sink for Seens {
+    fn data(&mut self, id: u64, chunks: &[Bytes], len: usize) {
+        let data = chunks.concat();
+        assert_eq!(data.len(), len);
+        self.0.push_back(Seen::Data(id, data));
+    }
+
+    fn end(&mut self, _id: u64) {
+        self.0.push_back(Seen::End);
+    }
+
+    fn reset(&mut self, id: u64, code: u64) {
+        self.0.push_back(Seen::Reset(id, code));
+    }
+}
+
+pub struct Peer {
+    pub node: Arc<Node>,
+    queue: Arc<Queue>,
+    woken: Arc<Notify>,
+    seen: Seens,
+    scratch: Scratch,
+}
+
+pub fn options() -> Options {
+    static SEED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
+    let seed = SEED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    Options {
+        secret_key: [seed; 32],
+        alpn: "test/1".into(),
+        bind: vec!["127.0.0.1:0".into()],
+        relay: Relay::None,
+        address_lookup: false,
+        stream_receive_window: 1024 * 1024,
+        connection_receive_window: 8 * 1024 * 1024,
+        send_window: 1024 * 1024,
+        max_streams: 100,
+        idle_timeout_ms: 10_000,
+        keep_alive_ms: 3_000,
+        congestion: Congestion::Cubic,
+        datagram_receive_buffer: 64 * 1024,
+        datagram_send_buffer: 64 * 1024,
+    }
+}
+
+impl Peer {
+    pub async fn bind(options: Options) -> Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let woken = Arc::new(Notify::new());
+        queue.set_waker(Arc::new({
+            let woken = woken.clone();
+            move || woken.notify_one()
+        }));
+        Ok(Self {
+            node: Node::bind(options, queue.clone()).await?,
+            queue,
+            woken,
+            seen: Seens::default(),
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// A handle of its own, so that the guard can be asked for.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// As a dialler knows it; only its loopback sockets.
+    pub fn address(&self) -> EndpointAddr {
+        let sockets: Vec<SocketAddr> = self.node.bound_sockets();
+        let id = self.node.addr().id;
+        EndpointAddr::from_parts(id, sockets.into_iter().map(TransportAddr::Ip))
+    }
+
+    pub async fn next(&mut self) -> Seen {
+        tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                if let Some(seen) = self.seen.0.pop_front() {
+                    return seen;
+                }
+                let events = self.queue.take(Vec::new());
+                if events.is_empty() {
+                    self.woken.notified().await;
+                }
+                for event in events {
+                    self.take(event);
+                }
+            }
+        })
+        .await
+        .expect("something happens within 20 s")
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Incoming(link) => self.seen.0.push_back(Seen::Incoming(link)),
+            Event::Opened(_, pair) => {
+                pair.recv
+                    .iter()
+                    .for_each(|recv| recv.hoard(&mut self.scratch));
+                self.seen.0.push_back(Seen::Opened(*pair));
+            }
+            Event::Readable(half) => half.pump(&mut self.scratch, &mut self.seen),
+            Event::Writable(half) => match half.resume() {
+                Progress::Drained => self.seen.0.push_back(Seen::Drained),
+                Progress::Stopped(code) => self.seen.0.push_back(Seen::Stopped(half.id, code)),
+                Progress::Nothing => {}
+            },
+            Event::Datagrams(link, datagrams) => {
+                self.seen.0.push_back(Seen::Datagrams(datagrams));
+                link.datagrams_taken();
+            }
+            Event::Closed(link, info) => {
+                link.drain(&mut self.scratch, &mut self.seen);
+                self.seen.0.push_back(Seen::Closed(*info));
+            }
+            Event::Path(..) | Event::Settle(_) | Event::Finished(_) => {}
+        }
+    }
+
+    pub async fn incoming(&mut self) -> Arc<Link> {
+        match self.next().await {
+            Seen::Incoming(link) => link,
+            _ => panic!("a connection is the first thing to come in"),
+        }
+    }
+
+    pub async fn opened(&mut self) -> Pair {
+        loop {
+            match self.next().await {
+                Seen::Opened(pair) => return pair,
+                Seen::Drained => {}
+                _ => panic!("a stream comes next"),
+            }
+        }
+    }
+}
+
+/// Two peers with a connection between them, started at both ends.
+pub struct Duo {
+    pub here: Peer,
+    pub there: Peer,
+    pub link: Arc<Link>,
+    /// Held so that the connection is not dropped there.
+    _back: Arc<Link>,
+}
+
+impl Duo {
+    pub async fn new() -> Self {
+        Self::with(options(), options()).await
+    }
+
+    pub async fn with(here: Options, there: Options) -> Self {
+        let here = Peer::bind(here).await.expect("binds");
+        let mut there = Peer::bind(there).await.expect("binds");
+        let link = here.node.connect(there.address()).await.expect("connects");
+        let back = there.incoming().await;
+        link.start();
+        back.start();
+        Self {
+            here,
+            there,
+            link,
+            _back: back,
+        }
+    }
+
+    pub fn open(&self) -> Pair {
+        let pair = self.link.try_open_bi().expect("the connection is alive");
+        pair.expect("the limit is not reached")
+    }
+}
+
+pub fn write(pair: &Pair, bytes: impl Into<Bytes>) -> Result<usize> {
+    pair.send.as_ref().expect("writable").write(bytes.into())
+}
+
+pub fn finish(pair: &Pair) {
+    pair.send
+        .as_ref()
+        .expect("writable")
+        .finish()
+        .expect("open");
+}
+
+pub fn start(pair: &Pair, budget: usize) {
+    pair.recv
+        .as_ref()
+        .expect("readable")
+        .start(budget)
+        .expect("starts");
+}
+
+pub fn consumed(pair: &Pair, bytes: usize) {
+    pair.recv.as_ref().expect("readable").consumed(bytes);
+}
