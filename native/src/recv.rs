@@ -245,7 +245,8 @@ impl RecvHalf {
             }
         }
         // The peer gave up what it sent; noq drops what it holds of it, too.
-        let over = state.held == 0 || matches!(state.end, Some(End::Reset(_)));
+        // Before the start nobody listens: an end found by then is kept.
+        let over = state.started && (state.held == 0 || matches!(state.end, Some(End::Reset(_))));
         let end = if over { state.end.take() } else { None };
         let again = !all && state.budget > 0 && (more || state.held > 0);
         let done = end.is_some();

@@ -1,6 +1,6 @@
 import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
-import { bindEndpoint, networkFlags } from '../cli/network-flags.js';
+import { networkFlags } from '../cli/network-flags.js';
 import { parsePeer } from '../cli/peer.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
@@ -25,30 +25,28 @@ export default class ForwardCommand extends BaseCommand {
     const { flags, argv } = await this.parse(ForwardCommand);
     const output = this.output(flags);
     const [peerText, ...specTexts] = argv as string[];
-    const peer = parsePeer(peerText as string);
+    const ticket = parsePeer(peerText as string);
     const specs = parseForwardSpecs(specTexts);
     const { requireTcp } = await import('../tunnel/require-tcp.js');
     requireTcp(specs.map(({ service, protocol }) => ({ name: service, protocol })));
     const shutdown = listenForShutdown();
     const { identity } = await this.loadIdentity(flags);
-    const { Identity } = await import('../session/identity.js');
-    // A key of its own for the endpoint: several forwards and an expose of one identity run side by side.
-    const endpoint = await bindEndpoint(Identity.generate(), flags);
+    const { openWays } = await import('../cli/ways.js');
+    const { ways, close } = await openWays(ticket, flags);
     let code: number;
     try {
       const { Forward } = await import('../tunnel/forward.js');
       const forward = await Forward.start({
-        endpoint,
         identity,
-        peer: peer.nodeId,
-        hints: peer,
-        token: peer.token,
+        peer: ticket.nodeId,
+        ways,
+        token: ticket.token,
         specs,
         report: (event) => output.report(event),
       });
       code = await serve(forward, shutdown);
     } finally {
-      await endpoint.close();
+      await close();
       shutdown.dispose();
     }
     this.exit(code);

@@ -1,6 +1,6 @@
 import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
-import { bindEndpoint, networkFlags } from '../cli/network-flags.js';
+import { networkFlags } from '../cli/network-flags.js';
 import { parsePeer } from '../cli/peer.js';
 
 export default class ServicesCommand extends BaseCommand {
@@ -12,14 +12,15 @@ export default class ServicesCommand extends BaseCommand {
   async run(): Promise<void> {
     const { flags, args } = await this.parse(ServicesCommand);
     const output = this.output(flags);
-    const { nodeId: peer, token, ...hints } = parsePeer(args.peer);
+    const ticket = parsePeer(args.peer);
+    const { nodeId: peer, token } = ticket;
     const { identity } = await this.loadIdentity(flags);
-    const { Identity } = await import('../session/identity.js');
-    const endpoint = await bindEndpoint(Identity.generate(), flags);
+    const { openWays } = await import('../cli/ways.js');
+    const { ways, close } = await openWays(ticket, flags);
     try {
       const { dialPeer } = await import('../tunnel/dial-peer.js');
       const { listServices } = await import('../tunnel/services.js');
-      const session = await dialPeer({ endpoint, identity, peer, hints, token });
+      const session = await dialPeer({ identity, peer, ways, token });
       const services = await listServices(session);
       output.print(
         { event: 'services', peer, services },
@@ -29,7 +30,7 @@ export default class ServicesCommand extends BaseCommand {
       );
       session.session.close();
     } finally {
-      await endpoint.close();
+      await close();
     }
   }
 }

@@ -43,8 +43,6 @@ export interface PeerSession {
 
 export interface DialHandshake {
   readonly identity: Identity;
-  /** Whether the endpoint has a key of its own, so that the identity has to be proven by a signature. */
-  readonly delegated: boolean;
   readonly tokens: readonly string[];
   readonly signal?: AbortSignal;
 }
@@ -66,7 +64,8 @@ export async function dialHandshake(session: Session, options: DialHandshake): P
   const control = new Control(session, stream, 'dialler', EMPTY);
   control.send({
     ...baseHello(options.identity),
-    ...(options.delegated ? { proof: prove(session, 'dialler', options.identity) } : {}),
+    // Needed where the endpoint has a key of its own, as a forward's has; idle otherwise.
+    proof: prove(session, 'dialler', options.identity),
     tokens: options.tokens,
   });
   const remote = await withTimeout(session, control.hello, HANDSHAKE_TIMEOUT_MS, options.signal);

@@ -2,27 +2,22 @@
 import { dialHandshake, type PeerSession } from '../session/handshake.js';
 import type { Identity } from '../session/identity.js';
 import type { NodeId } from '../session/node-id.js';
-import type { AddressHints, Endpoint } from '../session/session.js';
+import { connectFirst, type Way } from '../session/way.js';
 
-export interface PeerAddress {
-  /** The peer to reach, and where it may be found. */
-  readonly peer: NodeId;
-  readonly hints: AddressHints;
-  readonly token: string | undefined;
-}
-
-export interface Dialler extends PeerAddress {
-  readonly endpoint: Endpoint;
+export interface Dialler {
   readonly identity: Identity;
+  readonly peer: NodeId;
+  /** How the peer may be reached, the preferred way first. */
+  readonly ways: readonly Way[];
+  readonly token: string | undefined;
 }
 
 /** Throws UNREACHABLE, DENIED, VERSION, ABORTED and what else the handshake throws. */
 export async function dialPeer(dialler: Dialler, signal?: AbortSignal): Promise<PeerSession> {
-  const { endpoint, identity, peer, hints, token } = dialler;
-  const session = await endpoint.connect(peer, hints, signal ? { signal } : {});
+  const { identity, ways, token } = dialler;
+  const session = await connectFirst(ways, signal);
   return dialHandshake(session, {
     identity,
-    delegated: endpoint.nodeId !== identity.nodeId,
     tokens: token === undefined ? [] : [token],
     ...(signal ? { signal } : {}),
   });

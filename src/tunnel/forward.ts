@@ -21,7 +21,6 @@ export interface ForwardOptions extends Dialler {
 }
 
 export class Forward {
-  readonly #options: ForwardOptions;
   readonly #channels: ChannelTable;
   readonly #entries: readonly TcpEntry[];
   readonly #link: Link;
@@ -29,13 +28,7 @@ export class Forward {
   /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
   readonly ended: Promise<TunnelError | undefined>;
 
-  private constructor(
-    options: ForwardOptions,
-    channels: ChannelTable,
-    entries: readonly TcpEntry[],
-    link: Link,
-  ) {
-    this.#options = options;
+  private constructor(channels: ChannelTable, entries: readonly TcpEntry[], link: Link) {
     this.#channels = channels;
     this.#entries = entries;
     this.#link = link;
@@ -95,7 +88,7 @@ export class Forward {
         service: spec.service,
       });
     }
-    return new Forward(options, channels, entries, link);
+    return new Forward(channels, entries, link);
   }
 
   /** Takes no new connections, waits up to `drainMs` for the open ones, then resets what is left. */
@@ -106,7 +99,6 @@ export class Forward {
     await this.#channels.drain(drainMs, signal);
     this.#channels.abortAll(new TunnelError('SHUTDOWN', 'the peer is shutting down'));
     await this.#link.close();
-    await this.#options.endpoint.close();
   }
 }
 

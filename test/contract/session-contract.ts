@@ -299,14 +299,16 @@ export function sessionContract(name: string, engine: Engine): void {
         expect(farSeen.events).toEqual([`reset ${0xffffffff}`]);
       });
 
-      it('reaches a receiver that starts only afterwards', async () => {
-        const { near, far } = await openStream();
-        near.reset(5);
-        await ticks(20);
-        const seen = new Recorder();
-        far.receive(seen.sink(far));
-        await seen.seen('reset 5');
-        expect(seen.events).toEqual(['reset 5']);
+      it('reaches a receiver that starts only afterwards, however long', async () => {
+        for (const wait of [0, 1, 2, 3, 5, 8, 13, 20, 40]) {
+          const { near, far } = await openStream();
+          near.reset(5);
+          await ticks(wait);
+          const seen = new Recorder();
+          far.receive(seen.sink(far));
+          await seen.seen('reset 5');
+          expect(seen.events).toEqual(['reset 5']);
+        }
       });
 
       it('leaves the other direction as it is', async () => {
@@ -367,14 +369,19 @@ export function sessionContract(name: string, engine: Engine): void {
     describe('backpressure', () => {
       it('holds a sender whose receiver gives nothing back, and bounds what the receiver gets', async () => {
         const { near, far, nearSeen, farSeen } = await recorded({ farReads: false });
-        const sent = await fill(near);
+        // On a busy machine an engine may take what a write left over a moment later, and more after that.
+        let sent = await fill(near);
+        for (let drains = 0; drains !== nearSeen.events.length; ) {
+          drains = nearSeen.events.length;
+          sent += await fill(near);
+          await ticks(50);
+        }
         expect(sent).toBeLessThan(MOST_IN_FLIGHT);
-        await ticks(50);
         expect(farSeen.received).toBeLessThan(MOST_UNCONSUMED);
-        expect(nearSeen.events).toEqual([]);
         far.consumed(farSeen.received);
         far.receive({ ...farSeen.sink(far) });
-        await nearSeen.seen('drain');
+        const drains = nearSeen.events.length;
+        await nearSeen.until(({ events }) => events.length > drains);
         near.finish();
         await farSeen.seen('end');
         expect(farSeen.received).toBe(1 + sent);
