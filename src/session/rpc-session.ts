@@ -115,6 +115,7 @@ export class RpcSession {
   /** Tunnels that got data in the delivery under way. */
   readonly #touched = new Set<TunnelCarrier>();
   readonly #resolveClosed: (error: TunnelError | undefined) => void;
+  #early: Buffer[] | undefined = [];
   #streamFull = false;
   #admitted: boolean;
   #nextId: number;
@@ -151,7 +152,14 @@ export class RpcSession {
       drain: () => this.#onDrain(),
       lost: () => this.#end(new TunnelError('SESSION_LOST', 'the session under the calls was lost')),
     });
+    // What is there already waits for the end of this turn, so that a dispatcher set right after the
+    // constructor is there for it.
     if (options.rest && options.rest.length > 0) push(options.rest);
+    queueMicrotask(() => {
+      const early = this.#early ?? [];
+      this.#early = undefined;
+      for (const chunk of early) this.#onChunk(chunk);
+    });
   }
 
   get isClosed(): boolean {
@@ -379,6 +387,10 @@ export class RpcSession {
   // ---- receiving: the demux loop
 
   #onChunk(chunk: Buffer): void {
+    if (this.#early) {
+      this.#early.push(chunk);
+      return;
+    }
     if (this.#ended) return;
     try {
       this.#reader.push(chunk);

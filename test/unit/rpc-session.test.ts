@@ -120,6 +120,28 @@ describe('calls', () => {
     expect(order).toEqual(['0', '10', '20']);
   });
 
+  it('that arrived with the stream find the dispatcher that is set right after', async () => {
+    const { a, b } = await streams();
+    const client = new RpcSession(a, { role: 'dialler' });
+    const frame = Buffer.concat([encodeFrame(1, FrameType.CALL, Buffer.alloc(8))]);
+    frame.writeUInt32BE(methodId('echo'), 12);
+    const answer = client.call('echo', bytes('first'));
+    const server = new RpcSession(b, { role: 'acceptor', rest: Buffer.alloc(0) });
+    server.setDispatcher({ echo: (payload) => payload });
+    expect(text(await answer)).toBe('first');
+    const other = await streams();
+    const late = new RpcSession(other.b, { role: 'acceptor', rest: frame });
+    let called = 0;
+    late.setDispatcher({
+      echo: (payload) => {
+        called += 1;
+        return payload;
+      },
+    });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(called).toBe(1);
+  });
+
   it('go both ways at once over one stream', async () => {
     const { a, b } = await pair();
     a.setDispatcher({ who: async () => bytes('a') });
