@@ -26,6 +26,20 @@ export const networkFlags = {
   }),
 };
 
+/** Of the commands that dial. */
+export const dialFlags = {
+  ...networkFlags,
+  via: Flags.string({
+    description: 'which way to the peer to take',
+    options: ['auto', 'iroh', 'webtransport'],
+    default: 'auto',
+  }),
+};
+
+export interface DialFlags extends NetworkFlags {
+  readonly via: string;
+}
+
 export interface NetworkFlags {
   readonly relay?: readonly string[] | undefined;
   readonly 'no-relay': boolean;

@@ -1,16 +1,33 @@
 /** How a command reaches a peer: the ways its flags and the peer's ticket allow. */
+import { TunnelError } from '../error.js';
 import { Identity } from '../session/identity.js';
-import type { Ticket } from '../session/ticket.js';
+import type { Ticket, WebTransportHint } from '../session/ticket.js';
 import type { Way } from '../session/way.js';
-import { bindEndpoint, type NetworkFlags } from './network-flags.js';
+import { bindEndpoint, type DialFlags } from './network-flags.js';
+
+/** How long iroh has before WebTransport is tried beside it: enough for any network that lets UDP through. */
+const IROH_HEAD_START_MS = 3_000;
 
 export interface Ways {
   readonly ways: readonly Way[];
   close(): Promise<void>;
 }
 
-/** Binds what the ways need. Throws what binding throws. */
-export async function openWays(ticket: Ticket, flags: NetworkFlags): Promise<Ways> {
+/** Binds what the ways need. Throws what binding throws, and USAGE when the flags leave no way. */
+export async function openWays(identity: Identity, ticket: Ticket, flags: DialFlags): Promise<Ways> {
+  const hints = flags.via === 'iroh' ? [] : (ticket.webtransport ?? []);
+  if (flags.via === 'webtransport') {
+    if (hints.length === 0) {
+      throw new TunnelError(
+        'USAGE',
+        'the peer has no WebTransport address, so --via webtransport leads nowhere',
+        {
+          hint: 'on the other machine run: tunnel expose … --webtransport 0.0.0.0:4433, and use the ticket it prints',
+        },
+      );
+    }
+    return { ways: webTransportWays(identity, ticket, hints, 0), close: async () => undefined };
+  }
   // A key of its own for the endpoint: several forwards and an expose of one identity run side by side.
   const endpoint = await bindEndpoint(Identity.generate(), flags);
   const iroh: Way = {
@@ -18,5 +35,25 @@ export async function openWays(ticket: Ticket, flags: NetworkFlags): Promise<Way
     delayMs: 0,
     connect: (signal) => endpoint.connect(ticket.nodeId, ticket, { signal }),
   };
-  return { ways: [iroh], close: () => endpoint.close() };
+  return {
+    ways: [iroh, ...webTransportWays(identity, ticket, hints, IROH_HEAD_START_MS)],
+    close: () => endpoint.close(),
+  };
+}
+
+function webTransportWays(
+  identity: Identity,
+  ticket: Ticket,
+  hints: readonly WebTransportHint[],
+  delayMs: number,
+): readonly Way[] {
+  return hints.map((hint) => ({
+    name: 'webtransport',
+    delayMs,
+    connect: async (signal) => {
+      // Loaded only where it is needed: most sessions never are.
+      const { dialWebTransport } = await import('../session/engines/webtransport.js');
+      return dialWebTransport({ identity, nodeId: ticket.nodeId, ...hint, signal });
+    },
+  }));
 }

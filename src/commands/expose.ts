@@ -1,10 +1,13 @@
-import { Args } from '@oclif/core';
+import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { exposeBanner } from '../cli/expose-banner.js';
 import { lockIdentity } from '../cli/identity-lock.js';
 import { bindEndpoint, networkFlags, portFile } from '../cli/network-flags.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
+import type { WebTransportListening } from '../cli/webtransport-listener.js';
+import type { Identity } from '../session/identity.js';
+import type { Endpoint } from '../session/session.js';
 import { formatTarget, parseTargets } from '../tunnel/spec.js';
 
 export default class ExposeCommand extends BaseCommand {
@@ -17,7 +20,13 @@ export default class ExposeCommand extends BaseCommand {
   ];
   static override strict = false;
   static override args = { target: Args.string({ description: 'what to offer', required: true }) };
-  static override flags = networkFlags;
+  static override flags = {
+    ...networkFlags,
+    webtransport: Flags.string({
+      description: 'also listen here for peers whose network drops UDP (HTTP/2 or HTTP/3)',
+      helpValue: '<ip:port>',
+    }),
+  };
 
   async run(): Promise<void> {
     const { flags, argv } = await this.parse(ExposeCommand);
@@ -32,8 +41,17 @@ export default class ExposeCommand extends BaseCommand {
     try {
       const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
       const { Expose } = await import('../tunnel/expose.js');
-      const expose = new Expose({ endpoint, identity, services, report: (event) => output.report(event) });
-      const { ticket } = expose;
+      const listening =
+        flags.webtransport === undefined
+          ? undefined
+          : await this.#listen(identity, flags.webtransport, endpoint);
+      const expose = new Expose({
+        endpoints: listening ? [endpoint, listening.endpoint] : [endpoint],
+        identity,
+        services,
+        report: (event) => output.report(event),
+      });
+      const ticket = expose.ticket({ ...endpoint.addresses(), webtransport: listening?.hints });
       output.print(
         {
           event: 'ready',
@@ -57,5 +75,16 @@ export default class ExposeCommand extends BaseCommand {
       shutdown.dispose();
     }
     this.exit(code);
+  }
+
+  /** Leaves nothing bound when it fails. */
+  async #listen(identity: Identity, address: string, bound: Endpoint): Promise<WebTransportListening> {
+    const { listenWebTransportOn } = await import('../cli/webtransport-listener.js');
+    try {
+      return await listenWebTransportOn(identity, address);
+    } catch (error) {
+      await bound.close();
+      throw error;
+    }
   }
 }

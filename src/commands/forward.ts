@@ -1,6 +1,6 @@
 import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
-import { networkFlags } from '../cli/network-flags.js';
+import { dialFlags } from '../cli/network-flags.js';
 import { parsePeer } from '../cli/peer.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
@@ -19,7 +19,7 @@ export default class ForwardCommand extends BaseCommand {
     peer: Args.string({ description: 'a ticket or a node ID', required: true }),
     spec: Args.string({ description: 'where to listen, and for which service', required: true }),
   };
-  static override flags = networkFlags;
+  static override flags = dialFlags;
 
   async run(): Promise<void> {
     const { flags, argv } = await this.parse(ForwardCommand);
@@ -32,7 +32,7 @@ export default class ForwardCommand extends BaseCommand {
     const shutdown = listenForShutdown();
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
-    const { ways, close } = await openWays(ticket, flags);
+    const { ways, close } = await openWays(identity, ticket, flags);
     let code: number;
     try {
       const { Forward } = await import('../tunnel/forward.js');

@@ -1,13 +1,13 @@
 import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
-import { networkFlags } from '../cli/network-flags.js';
+import { dialFlags } from '../cli/network-flags.js';
 import { parsePeer } from '../cli/peer.js';
 
 export default class ServicesCommand extends BaseCommand {
   static override summary = 'List what a peer offers you';
   static override examples = ["<%= config.bin %> services 'tunnel://<node-id>?addr=…&token=…'"];
   static override args = { peer: Args.string({ description: 'a ticket or a node ID', required: true }) };
-  static override flags = networkFlags;
+  static override flags = dialFlags;
 
   async run(): Promise<void> {
     const { flags, args } = await this.parse(ServicesCommand);
@@ -16,7 +16,7 @@ export default class ServicesCommand extends BaseCommand {
     const { nodeId: peer, token } = ticket;
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
-    const { ways, close } = await openWays(ticket, flags);
+    const { ways, close } = await openWays(identity, ticket, flags);
     try {
       const { dialPeer } = await import('../tunnel/dial-peer.js');
       const { listServices } = await import('../tunnel/services.js');

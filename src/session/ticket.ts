@@ -15,8 +15,17 @@ const MAX_ADDRESSES = 32;
 export const TOKEN_BYTES = 16;
 const TOKEN = /^[A-Za-z0-9_-]{22}$/;
 
+/** A WebTransport listener, and the certificate it must show. */
+export interface WebTransportHint {
+  /** `ip:port`, IPv6 in brackets. */
+  readonly address: string;
+  /** SHA-256, 64 lowercase hex digits. */
+  readonly certificateHash: string;
+}
+
 export interface Ticket extends AddressHints {
   readonly nodeId: NodeId;
+  readonly webtransport?: readonly WebTransportHint[] | undefined;
   /** Base64url of `TOKEN_BYTES` bytes. Absent from a ticket that only carries addresses. */
   readonly token: string | undefined;
 }
@@ -30,6 +39,7 @@ export function formatTicket(ticket: Ticket): string {
     ...ticket.direct.map((address) => `addr=${address}`),
     // The quote stays out of the line to paste, which is quoted itself.
     ...ticket.relays.map((relay) => `relay=${encodeURIComponent(relay).replaceAll("'", '%27')}`),
+    ...(ticket.webtransport ?? []).map(({ address, certificateHash }) => `wt=${address},${certificateHash}`),
     ...(ticket.token === undefined ? [] : [`token=${ticket.token}`]),
   ];
   return `${SCHEME}${ticket.nodeId}${parameters.length > 0 ? '?' : ''}${parameters.join('&')}`;
@@ -61,8 +71,10 @@ export function parseTicket(text: string): Ticket {
   }
   const direct = query.getAll('addr');
   const relays = query.getAll('relay');
+  const webtransport = query.getAll('wt').map(parseWebTransportHint);
   const tokens = query.getAll('token');
-  if (direct.length + relays.length > MAX_ADDRESSES) throw badTicket('has too many addresses');
+  if (direct.length + relays.length + webtransport.length > MAX_ADDRESSES)
+    throw badTicket('has too many addresses');
   for (const address of direct) {
     if (!isSocketAddress(address))
       throw badTicket(`has the address '${addressPart(address)}', which is no ip:port`);
@@ -75,7 +87,7 @@ export function parseTicket(text: string): Ticket {
   if (tokens.length > 1) throw badTicket('has two tokens');
   const token = tokens[0];
   if (token !== undefined && !TOKEN.test(token)) throw badTicket('is cut short: its token is not complete');
-  return { nodeId, direct, relays, token };
+  return { nodeId, direct, relays, ...(webtransport.length > 0 ? { webtransport } : {}), token };
 }
 
 /** The ticket as it may be logged: the token replaced. Also for text that is no valid ticket. */
@@ -90,6 +102,14 @@ export function isSocketAddress(text: string): boolean {
   const port = Number(match[3]);
   const family = match[1] === undefined ? 4 : 6;
   return isIP(match[1] ?? match[2] ?? '') === family && port >= 1 && port <= 65535;
+}
+
+function parseWebTransportHint(text: string): WebTransportHint {
+  const [address = '', certificateHash = '', ...rest] = text.split(',');
+  if (!isSocketAddress(address) || !/^[0-9a-f]{64}$/.test(certificateHash) || rest.length > 0) {
+    throw badTicket('is cut short: its WebTransport address is not complete');
+  }
+  return { address, certificateHash };
 }
 
 /** Only what an address may hold is quoted: with a separator lost, a token may follow it. */

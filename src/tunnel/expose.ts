@@ -4,8 +4,8 @@ import { acceptHandshake, closeError, type PeerSession } from '../session/handsh
 import type { Identity } from '../session/identity.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { readPreamble, StreamKind } from '../session/preamble.js';
-import type { BidirectionalStream, Endpoint, Session } from '../session/session.js';
-import { formatTicket } from '../session/ticket.js';
+import type { AddressHints, BidirectionalStream, Endpoint, Session } from '../session/session.js';
+import { formatTicket, type Ticket } from '../session/ticket.js';
 import { LINK_WINDOW_BYTES, WindowBudget } from '../session/window-budget.js';
 import { ChannelTable } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
@@ -24,7 +24,8 @@ const MAX_SESSIONS = 4096;
 const DENIALS_PER_SECOND = 5;
 
 export interface ExposeOptions {
-  readonly endpoint: Endpoint;
+  /** Where sessions may come in; all of them lead to the same services. */
+  readonly endpoints: readonly Endpoint[];
   readonly identity: Identity;
   readonly services: readonly Service[];
   readonly report: Report;
@@ -48,13 +49,12 @@ export class Expose {
     this.#token = ticketToken(options.identity, options.services);
     this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
     this.#channels = new ChannelTable(options.report);
-    void this.#accept();
+    for (const endpoint of options.endpoints) void this.#accept(endpoint);
   }
 
-  /** The URL that lets its holder in. A secret. */
-  get ticket(): string {
-    const { endpoint } = this.#options;
-    return formatTicket({ nodeId: endpoint.nodeId, ...endpoint.addresses(), token: this.#token });
+  /** The URL that lets its holder in, at the addresses given. A secret. */
+  ticket(hints: AddressHints & Pick<Ticket, 'webtransport'>): string {
+    return formatTicket({ nodeId: this.#options.identity.nodeId, ...hints, token: this.#token });
   }
 
   /** Takes no new channels, waits up to `drainMs` for the open ones, then resets what is left. */
@@ -65,11 +65,11 @@ export class Expose {
     await this.#channels.drain(drainMs, signal);
     this.#channels.abortAll(error);
     for (const session of this.#sessions) session.close(error.wireCode, error.message);
-    await this.#options.endpoint.close();
+    await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close()));
   }
 
-  async #accept(): Promise<void> {
-    for await (const session of this.#options.endpoint.incoming) {
+  async #accept(endpoint: Endpoint): Promise<void> {
+    for await (const session of endpoint.incoming) {
       if (this.#closing || this.#handshakes >= MAX_HANDSHAKES || this.#sessions.size >= MAX_SESSIONS) {
         const error = new TunnelError('LIMIT', 'the peer takes no more sessions now');
         session.close(error.wireCode, error.message);
