@@ -60,7 +60,11 @@ export interface AcceptHandshake<Grant> {
 /** Throws DENIED, VERSION, PROTOCOL, TIMEOUT or SESSION_LOST; the session is closed then. */
 export async function dialHandshake(session: Session, options: DialHandshake): Promise<PeerSession> {
   const stream = await session.createBidirectionalStream();
-  stream.write(encodePreamble(StreamKind.CONTROL, EMPTY), null);
+  try {
+    stream.write(encodePreamble(StreamKind.CONTROL, EMPTY), null);
+  } catch {
+    throw closeError(await session.closed);
+  }
   const control = new Control(session, stream, 'dialler', EMPTY);
   control.send({
     ...baseHello(options.identity),

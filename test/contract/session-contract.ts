@@ -100,7 +100,7 @@ export function sessionContract(name: string, engine: Engine): void {
       it('is ready, and has a path', async () => {
         for (const session of [pair.dialler, pair.acceptor]) {
           await session.ready;
-          expect(session.path.kind).toMatch(/^(memory|iroh-direct|iroh-relay)$/);
+          expect(session.path.kind).toMatch(/^(memory|iroh-direct|iroh-relay|webtransport-h[23])$/);
           expect(session.path.rttMs).toBeGreaterThanOrEqual(0);
           session.onPathChange(() => undefined)();
         }

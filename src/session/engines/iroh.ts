@@ -521,7 +521,6 @@ const CODES: Readonly<Record<string, TunnelErrorCode>> = {
   BIND_FAILED: 'CANNOT_BIND',
   CONNECT_FAILED: 'UNREACHABLE',
   CONNECT_TIMEOUT: 'UNREACHABLE',
-  PROTOCOL_MISMATCH: 'VERSION',
   CONNECTION_LOST: 'SESSION_LOST',
   CLOSED: 'SESSION_LOST',
   STREAM_CLOSED: 'STREAM_CLOSED',
@@ -534,5 +533,12 @@ const CODES: Readonly<Record<string, TunnelErrorCode>> = {
 function translate(error: unknown, fallback: TunnelErrorCode): TunnelError {
   if (error instanceof TunnelError) return error;
   const { code, message } = error as Native.NativeError;
+  if (code === 'PROTOCOL_MISMATCH') {
+    // TLS does not say what the other side would have spoken; HELLO does where the major version is shared.
+    return new TunnelError('VERSION', `the peer does not speak ${ALPN}, the protocol of this program`, {
+      hint: 'install the same version of tunnel on both machines',
+      cause: error,
+    });
+  }
   return new TunnelError(CODES[code] ?? fallback, message, { cause: error });
 }

@@ -2,8 +2,8 @@
  * The `webtransport` engine: sessions over W3C WebTransport, on HTTP/2 over TLS, or on HTTP/3 where the
  * library's native part is installed. For networks that let nothing but HTTPS through.
  *
- * The only importer of `@fails-components/webtransport`. What its HTTP/2 side gets wrong (1.6.8; pinned in
- * test/contract/webtransport-defects.test.ts) is worked around here:
+ * What the HTTP/2 side of `@fails-components/webtransport` gets wrong (1.6.8; pinned in
+ * test/contract/webtransport-defects.test.ts) is worked around here and in `webtransport-library.ts`:
  * - Credit for streams is never given back, and the first stream a server opens loses data: one stream,
  *   opened by the dialler, carries everything; the session's streams are our own (`mux-session.ts`).
  * - Windows that may grow deadlock: `WINDOWS` are at their limit from the start.
@@ -14,10 +14,9 @@
  * - It prints when it is imported: `importQuietly`.
  */
 import { randomBytes } from 'node:crypto';
-import type { ClientHttp2Session, Http2Session } from 'node:http2';
-import { isIP, type Server } from 'node:net';
+import type { ClientHttp2Session } from 'node:http2';
+import { isIP } from 'node:net';
 import type { TLSSocket } from 'node:tls';
-import type * as Library from '@fails-components/webtransport';
 import { systemCode, TunnelError, type TunnelErrorCode, toTunnelError } from '../../error.js';
 import type { Identity } from '../identity.js';
 import type { NodeId } from '../node-id.js';
@@ -25,6 +24,20 @@ import { AsyncQueue } from '../queue.js';
 import type { AddressHints, Endpoint, Session } from '../session.js';
 import { makeCertificate, type ShortCertificate } from './webtransport-certificate.js';
 import { ConnectionGuard, remoteOf } from './webtransport-guard.js';
+import {
+  changed,
+  guardParser,
+  type HasVisitor,
+  type HttpClientInternals,
+  type HttpServerInternals,
+  http2Link,
+  http3Link,
+  ignore,
+  loadLibrary,
+  type NativeSession,
+  type WebTransportLibrary,
+  widen,
+} from './webtransport-library.js';
 import {
   establish,
   type WebTransportLike,
@@ -39,7 +52,6 @@ const HANDSHAKE_TIMEOUT_MS = 10_000;
 const HTTP3_TIMEOUT_MS = 3_000;
 /** The library's own timeouts throw where they are overtaken. Ours come first, and clear them. */
 const NEVER_MS = 3_600_000;
-const HTTP3_PACKAGE: string = '@fails-components/webtransport-transport-http3-quiche';
 
 const WINDOW = 8 * 1024 * 1024;
 /** A server counts its receive window from the limit but announces the initial one: equal, they agree. */
@@ -49,8 +61,6 @@ const WINDOWS = {
   initialSessionFlowControlWindow: WINDOW,
   sessionFlowControlWindowSizeLimit: WINDOW,
 };
-/** HTTP/2's own windows below that, bytes: Node's 64 KiB would be 1.3 MB/s at 50 ms. */
-const HTTP2_WINDOW = 8 * 1024 * 1024;
 
 export interface ListenOptions {
   readonly identity: Identity;
@@ -79,8 +89,9 @@ export interface DialOptions {
   readonly handshakeTimeoutMs?: number;
 }
 
-/** A session on WebTransport. Over HTTP/2 no datagram is lost on the way. */
+/** A session on WebTransport. */
 export interface WebTransportSession extends Session {
+  /** True: its datagrams share the stream, where none is lost and each waits for what was sent before it. */
   readonly reliableDatagrams: boolean;
 }
 
@@ -117,132 +128,18 @@ export async function dialWebTransport(options: DialOptions): Promise<WebTranspo
   });
 }
 
+type HttpServer = InstanceType<WebTransportLibrary['HttpServer']>;
+type HttpServerInit = ConstructorParameters<WebTransportLibrary['HttpServer']>[0];
+
 interface Dialled {
   readonly webTransport: WebTransportLike;
   readonly link: WebTransportLink;
 }
 
-// ---- the library: what is not public of it, and has to be reached
-
-interface NativeSession {
-  readonly capsParser?: { parseData(data: Buffer): void };
-  readonly stream?: { readonly session?: Http2Session };
-  readonly jsobj?: WebTransportLike & StreamReceiver;
-}
-
-interface StreamReceiver {
-  readonly state: string;
-  onStream(event: object): void;
-}
-
-interface HasVisitor {
-  onHttpWTSessionVisitor(event: { readonly session: NativeSession }): void;
-}
-
-interface HttpServerInternals extends HasVisitor {
-  readonly transportInt?: { readonly serverInt?: Server };
-}
-
-interface HttpClientInternals extends HasVisitor {
-  readonly transportInt?: { readonly clientInt?: ClientHttp2Session };
-  onClientConnected(event: { readonly success: boolean }): void;
-  onClientWebTransportSupport(event: object): void;
-}
-
-interface Loaded {
-  readonly library: typeof Library;
-  /** Whether the native part is there. */
-  readonly http3: boolean;
-}
-
-let loading: Promise<Loaded> | undefined;
-
-async function loadLibrary(): Promise<Loaded> {
-  loading ??= importQuietly();
-  try {
-    return await loading;
-  } catch (error) {
-    loading = undefined;
-    throw new TunnelError('ENGINE_UNAVAILABLE', 'the WebTransport library cannot be loaded', {
-      hint: "run 'npm ci' again",
-      cause: error,
-    });
-  }
-}
-
-/** What the library prints when it finds no native part. */
-const NOISE: ReadonlySet<unknown> = new Set([
-  'Problem loading http3-quiche transport',
-  'Did you install @fails-components/webtransport-transport-http3-quiche?',
-  'http3 loader:',
-]);
-
-async function importQuietly(): Promise<Loaded> {
-  const terminal = globalThis.console;
-  const { log, error } = terminal;
-  const filtered =
-    (print: typeof log) =>
-    (...parts: unknown[]) => {
-      if (!NOISE.has(parts[0])) print.apply(terminal, parts);
-    };
-  Object.assign(terminal, { log: filtered(log), error: filtered(error) });
-  try {
-    const library = await import('@fails-components/webtransport');
-    const http3 = await import(HTTP3_PACKAGE).then(
-      () => true,
-      () => false,
-    );
-    // Two of its modules look for the native part, each for itself; only one can be waited for.
-    await library.quicheLoaded;
-    await new Promise((resolve) => setImmediate(resolve));
-    return { library, http3 };
-  } finally {
-    Object.assign(terminal, { log, error });
-  }
-}
-
-/** Errors that a peer's bytes raise in the library end that connection, not the process. */
-function guardParser(server: HasVisitor, onSession: (native: NativeSession) => void): void {
-  const visit = server.onHttpWTSessionVisitor.bind(server);
-  server.onHttpWTSessionVisitor = (event) => {
-    const parser = event.session.capsParser;
-    if (parser) {
-      const parse = parser.parseData.bind(parser);
-      parser.parseData = (data) => {
-        try {
-          parse(data);
-        } catch {
-          event.session.stream?.session?.destroy();
-        }
-      };
-    }
-    visit(event);
-    const receiver = event.session.jsobj;
-    if (receiver) {
-      const take = receiver.onStream.bind(receiver);
-      receiver.onStream = (stream) => {
-        // It would reset such a stream, and throw in the next tick, where nobody can catch it.
-        if (receiver.state === 'closed' || receiver.state === 'failed')
-          throw new Error('a stream after the end');
-        take(stream);
-      };
-    }
-    onSession(event.session);
-  };
-}
-
-function changed(): TunnelError {
-  return new TunnelError('ENGINE_UNAVAILABLE', 'this version of the WebTransport library is not known', {
-    hint: "run 'npm ci' to get the one that is",
-  });
-}
-
-function ignore(): void {}
-
 // ---- dialling
 
 async function dialHttp2(
-  library: typeof Library,
+  library: WebTransportLibrary,
   { address, certificateHash }: DialOptions,
   ended: AbortSignal,
 ): Promise<Dialled> {
@@ -316,7 +213,7 @@ function pinCertificate(http2: ClientHttp2Session, hash: string) {
 
 /** Undefined where HTTP/3 does not get through. Its native part checks the hash, and nothing but the hash. */
 async function dialHttp3(
-  library: typeof Library,
+  library: WebTransportLibrary,
   { address, certificateHash }: DialOptions,
   ended: AbortSignal,
 ): Promise<Dialled | undefined> {
@@ -336,35 +233,6 @@ async function dialHttp3(
   }
 }
 
-function http2Link(http2: Http2Session, remote: string, destroySocket: () => void): WebTransportLink {
-  return {
-    path: { kind: 'webtransport-h2', remote },
-    closed: new Promise((resolve) => {
-      http2.once('close', () => resolve());
-    }),
-    destroy: () => {
-      // Closed before it is destroyed: the library pings each second whatever is not closed, and would throw.
-      if (!http2.closed) http2.close();
-      http2.destroy();
-      destroySocket();
-    },
-  };
-}
-
-function http3Link(webTransport: WebTransportLike, remote: string): WebTransportLink {
-  return {
-    path: { kind: 'webtransport-h3', remote },
-    closed: webTransport.closed.then(ignore, ignore),
-    destroy: () => webTransport.close(),
-  };
-}
-
-function widen(http2: Http2Session): void {
-  if (http2.destroyed) return;
-  http2.settings({ initialWindowSize: HTTP2_WINDOW });
-  http2.setLocalWindowSize(HTTP2_WINDOW);
-}
-
 // ---- listening
 
 class Listener implements WebTransportListener {
@@ -373,7 +241,7 @@ class Listener implements WebTransportListener {
   readonly incoming = new AsyncQueue<Session>();
   readonly #options: ListenOptions;
   readonly #certificate: ShortCertificate;
-  readonly #servers: Library.HttpServer[] = [];
+  readonly #servers: HttpServer[] = [];
   readonly #sessions = new Set<Session>();
   readonly #links = new Set<WebTransportLink>();
   #address = '';
@@ -392,7 +260,7 @@ class Listener implements WebTransportListener {
     return this.#address;
   }
 
-  async start(library: typeof Library, host: string, port: number): Promise<void> {
+  async start(library: WebTransportLibrary, host: string, port: number): Promise<void> {
     const server = new library.Http2Server(this.#serverOptions(host, port));
     try {
       await this.#run(server);
@@ -411,7 +279,7 @@ class Listener implements WebTransportListener {
   }
 
   /** On the UDP port of the same number. Whoever cannot have that is still reached by HTTP/2. */
-  async startHttp3(library: typeof Library): Promise<void> {
+  async startHttp3(library: WebTransportLibrary): Promise<void> {
     const { host } = splitAddress(this.#address, 'CANNOT_BIND');
     const server = new library.Http3Server(this.#serverOptions(host, this.#port));
     await within(undefined, HTTP3_TIMEOUT_MS, () => this.#run(server)).catch(ignore);
@@ -448,7 +316,7 @@ class Listener implements WebTransportListener {
     await Promise.all(this.#servers.map(({ closed }) => closed));
   }
 
-  async #run(server: Library.HttpServer): Promise<void> {
+  async #run(server: HttpServer): Promise<void> {
     // With a handler for requests, paths and WebSockets are decided on here.
     server.setRequestCallback(async ({ header }: { header: Readonly<Record<string, unknown>> }) => {
       const wanted = header[':protocol'] === 'webtransport' && header[':path'] === PATH;
@@ -460,7 +328,7 @@ class Listener implements WebTransportListener {
     this.#servers.push(server);
   }
 
-  #serverOptions(host: string, port: number): Library.HttpServerInit {
+  #serverOptions(host: string, port: number): HttpServerInit {
     return {
       host,
       port,
@@ -470,7 +338,7 @@ class Listener implements WebTransportListener {
       initialBidirectionalStreams: 1,
       initialUnidirectionalStreams: 1,
       ...WINDOWS,
-    } as object as Library.HttpServerInit;
+    } as object as HttpServerInit;
   }
 
   #onSession(native: NativeSession): void {
