@@ -34,7 +34,8 @@ export interface MemoryOptions {
   readonly ids?: readonly [NodeId, NodeId];
 }
 
-export interface MemoryPair {
+/** Also iterable: `const [dialler, acceptor] = memorySessionPair()`. */
+export interface MemoryPair extends Iterable<Session> {
   readonly dialler: Session;
   readonly acceptor: Session;
   /** Breaks the path without a word to either side; both learn it as `lost`. */
@@ -52,6 +53,7 @@ export function memorySessionPair(options: MemoryOptions = {}): MemoryPair {
   return {
     dialler,
     acceptor,
+    [Symbol.iterator]: () => [dialler, acceptor].values(),
     cut: () => {
       wire.cut();
       dialler.end({ closeCode: 0, reason: 'the path was cut', by: 'lost' });
