@@ -4,9 +4,8 @@
  * false while that many are not yet with the platform stream.
  */
 import { TunnelError } from '../error.js';
-import type { BidirectionalStream, StreamSink } from './session.js';
-import { SinkSlot } from './sink-slot.js';
-import { readableView, type SendNotices, writableView } from './web-streams.js';
+import type { StreamSink } from './session.js';
+import { StreamBase } from './web-streams.js';
 
 export interface StreamPair {
   readonly readable: ReadableStream<Uint8Array>;
@@ -23,9 +22,8 @@ const BLOCK_BYTES = 64 * 1024;
 /** Writes that the platform stream may have at once: one in its hands, one behind it. */
 const MAX_WRITES = 2;
 
-export class PairStream implements BidirectionalStream, SendNotices {
+export class PairStream extends StreamBase {
   readonly id = 0;
-  readonly sinks = new SinkSlot();
   /** Resolves when everything written, and the end, has been taken; or when that cannot come any more. */
   readonly flushed: Promise<void>;
   /** Resolves when nothing more can be read. */
@@ -53,6 +51,7 @@ export class PairStream implements BidirectionalStream, SendNotices {
   #resumeReading: (() => void) | undefined;
 
   constructor(pair: StreamPair) {
+    super();
     this.#reader = pair.readable.getReader();
     this.#writer = pair.writable.getWriter();
     this.flushed = new Promise((resolve) => {
@@ -65,18 +64,6 @@ export class PairStream implements BidirectionalStream, SendNotices {
     this.#reader.closed.catch(() => undefined);
     this.#writer.closed.catch(() => undefined);
     this.#writer.ready.catch(() => undefined);
-  }
-
-  get readable(): ReadableStream<Uint8Array> {
-    return readableView(this);
-  }
-
-  get writable(): WritableStream<Uint8Array> {
-    return writableView(this);
-  }
-
-  onSendNotice(notice: Pick<StreamSink, 'drain' | 'stopped' | 'lost'>): void {
-    this.sinks.setSender(notice);
   }
 
   /** What is below is gone: everything on the stream is lost. Idempotent. */

@@ -7,9 +7,8 @@
  */
 import { TunnelError, WIRE_CODES, type WireCode } from '../error.js';
 import type { Channel } from './channel.js';
-import type { BidirectionalStream, StreamSink } from './session.js';
-import { SinkSlot } from './sink-slot.js';
-import { readableView, type SendNotices, writableView } from './web-streams.js';
+import type { StreamSink } from './session.js';
+import { StreamBase } from './web-streams.js';
 
 /** What a stream needs of its session. */
 export interface MuxStreamHost {
@@ -27,13 +26,10 @@ export interface Directions {
   readonly receives: boolean;
 }
 
-export class MuxStream implements BidirectionalStream, SendNotices {
+export class MuxStream extends StreamBase {
   readonly id: number;
-  readonly sinks = new SinkSlot();
   readonly #channel: Channel;
   readonly #host: MuxStreamHost;
-  #readable: ReadableStream<Uint8Array> | undefined;
-  #writable: WritableStream<Uint8Array> | undefined;
 
   // Sending. What the channel has no credit for waits here, where a reset can drop it.
   readonly #queue: Buffer[] = [];
@@ -52,6 +48,7 @@ export class MuxStream implements BidirectionalStream, SendNotices {
   #resetWaits: number | undefined;
 
   constructor(channel: Channel, host: MuxStreamHost, directions: Directions) {
+    super();
     this.id = channel.channelId;
     this.#channel = channel;
     this.#host = host;
@@ -66,20 +63,6 @@ export class MuxStream implements BidirectionalStream, SendNotices {
       closed: (error) => this.#onClosed(error),
     });
     if (this.#sendDone) channel.end();
-  }
-
-  get readable(): ReadableStream<Uint8Array> {
-    this.#readable ??= readableView(this);
-    return this.#readable;
-  }
-
-  get writable(): WritableStream<Uint8Array> {
-    this.#writable ??= writableView(this);
-    return this.#writable;
-  }
-
-  onSendNotice(notice: Pick<StreamSink, 'drain' | 'stopped' | 'lost'>): void {
-    this.sinks.setSender(notice);
   }
 
   // ---- sending

@@ -1,14 +1,46 @@
 /** The platform's view of a stream, derived from the push interface, for code that is not hot. */
 import { TunnelError, WIRE_CODES, wireCodeName } from '../error.js';
-import type { ReceiveStream, SendStream, StreamSink } from './session.js';
+import type { BidirectionalStream, ReceiveStream, SendStream, StreamSink } from './session.js';
+import { SinkSlot } from './sink-slot.js';
 
-/** What a stream offers its platform view besides its own methods: the notices a sender waits for. */
-export interface SendNotices {
-  /** Installs the receiver of `drain`, `stopped` and `lost` for the writing side. */
-  onSendNotice(notice: Pick<StreamSink, 'drain' | 'stopped' | 'lost'>): void;
+type SendNotice = Pick<StreamSink, 'drain' | 'stopped' | 'lost'>;
+
+/** What every engine's stream shares: where its events go, and its platform view. */
+export abstract class StreamBase implements BidirectionalStream, SendNotices {
+  readonly sinks = new SinkSlot();
+  #readable: ReadableStream<Uint8Array> | undefined;
+  #writable: WritableStream<Uint8Array> | undefined;
+
+  abstract readonly id: number;
+  abstract receive(sink: StreamSink): void;
+  abstract consumed(bytes: number): void;
+  abstract write(head: Uint8Array | null, body: Uint8Array | null): boolean;
+  abstract finish(): void;
+  abstract reset(code: number): void;
+  abstract stop(code: number): void;
+
+  get readable(): ReadableStream<Uint8Array> {
+    this.#readable ??= readableView(this);
+    return this.#readable;
+  }
+
+  get writable(): WritableStream<Uint8Array> {
+    this.#writable ??= writableView(this);
+    return this.#writable;
+  }
+
+  onSendNotice(notice: SendNotice): void {
+    this.sinks.setSender(notice);
+  }
 }
 
-export function writableView(stream: SendStream & SendNotices): WritableStream<Uint8Array> {
+/** What a stream offers its platform view besides its own methods: the notices a sender waits for. */
+interface SendNotices {
+  /** Installs the receiver of `drain`, `stopped` and `lost` for the writing side. */
+  onSendNotice(notice: SendNotice): void;
+}
+
+function writableView(stream: SendStream & SendNotices): WritableStream<Uint8Array> {
   let resume: (() => void) | undefined;
   let failed: TunnelError | undefined;
   return new WritableStream<Uint8Array>({
@@ -38,7 +70,7 @@ export function writableView(stream: SendStream & SendNotices): WritableStream<U
 }
 
 /** Reads no further ahead than one chunk: `consumed` follows the reader's own pace. */
-export function readableView(stream: ReceiveStream): ReadableStream<Uint8Array> {
+function readableView(stream: ReceiveStream): ReadableStream<Uint8Array> {
   // A session that ends behind a complete stream takes nothing back.
   let ended = false;
   const waiting: number[] = [];

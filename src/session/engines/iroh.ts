@@ -20,8 +20,8 @@ import type {
   SessionStats,
   StreamSink,
 } from '../session.js';
-import { SinkSlot } from '../sink-slot.js';
-import { readableView, type SendNotices, writableView } from '../web-streams.js';
+import type { SinkSlot } from '../sink-slot.js';
+import { StreamBase } from '../web-streams.js';
 
 const ALPN = 'tunnel/1';
 
@@ -397,36 +397,20 @@ const BY_KIND = {
   exhausted: 'lost',
 } as const satisfies Record<Native.CloseInfo['kind'], CloseInfo['by']>;
 
-class IrohStream implements BidirectionalStream, SendNotices {
+class IrohStream extends StreamBase {
   readonly id: number;
-  readonly sinks = new SinkSlot();
   readonly #native: Native.Stream;
   readonly #session: IrohSession;
   #reading: boolean;
   #writing: boolean;
-  #readable: ReadableStream<Uint8Array> | undefined;
-  #writable: WritableStream<Uint8Array> | undefined;
 
   constructor(native: Native.Stream, session: IrohSession) {
+    super();
     this.id = native.id;
     this.#native = native;
     this.#session = session;
     this.#reading = native.readable;
     this.#writing = native.writable;
-  }
-
-  get readable(): ReadableStream<Uint8Array> {
-    this.#readable ??= readableView(this);
-    return this.#readable;
-  }
-
-  get writable(): WritableStream<Uint8Array> {
-    this.#writable ??= writableView(this);
-    return this.#writable;
-  }
-
-  onSendNotice(notice: Pick<StreamSink, 'drain' | 'stopped' | 'lost'>): void {
-    this.sinks.setSender(notice);
   }
 
   receive(sink: StreamSink): void {

@@ -17,8 +17,7 @@ import type {
   SessionStats,
   StreamSink,
 } from '../session.js';
-import { SinkSlot } from '../sink-slot.js';
-import { readableView, type SendNotices, writableView } from '../web-streams.js';
+import { StreamBase } from '../web-streams.js';
 
 /** Bytes a sender may be ahead of its receiver on one stream before `write` answers false. */
 const STREAM_WINDOW = 256 * 1024;
@@ -236,8 +235,7 @@ class MemorySession implements Session {
   }
 }
 
-class MemoryStream implements BidirectionalStream, SendNotices {
-  readonly sinks = new SinkSlot();
+class MemoryStream extends StreamBase {
   readonly #session: MemorySession;
   #far!: MemoryStream;
   /** Arrived before there was a sink, or while the sender was a window ahead. */
@@ -248,8 +246,6 @@ class MemoryStream implements BidirectionalStream, SendNotices {
   #stopped = false;
   #unconsumed = 0;
   #blocked = false;
-  #readable: ReadableStream<Uint8Array> | undefined;
-  #writable: WritableStream<Uint8Array> | undefined;
 
   constructor(
     readonly id: number,
@@ -257,6 +253,7 @@ class MemoryStream implements BidirectionalStream, SendNotices {
     canSend: boolean,
     canReceive: boolean,
   ) {
+    super();
     this.#session = session;
     this.#sendDone = !canSend;
     this.#receiveDone = !canReceive;
@@ -264,20 +261,6 @@ class MemoryStream implements BidirectionalStream, SendNotices {
 
   attach(far: MemoryStream): void {
     this.#far = far;
-  }
-
-  get readable(): ReadableStream<Uint8Array> {
-    this.#readable ??= readableView(this);
-    return this.#readable;
-  }
-
-  get writable(): WritableStream<Uint8Array> {
-    this.#writable ??= writableView(this);
-    return this.#writable;
-  }
-
-  onSendNotice(notice: Pick<StreamSink, 'drain' | 'stopped' | 'lost'>): void {
-    this.sinks.setSender(notice);
   }
 
   receive(sink: StreamSink): void {
