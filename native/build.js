@@ -6,6 +6,8 @@
  */
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, renameSync, statSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('./', import.meta.url));
@@ -19,7 +21,7 @@ function cargo(...args) {
   const { error, status } = spawnSync('cargo', args, {
     cwd: root,
     stdio: 'inherit',
-    env: { ...process.env, CARGO_TARGET_DIR: `${root}target` },
+    env: { ...process.env, CARGO_TARGET_DIR: `${root}target`, RUSTFLAGS: withoutPaths() },
   });
   if (error?.code === 'ENOENT') {
     console.error('cargo was not found. Install Rust 1.91 or newer: https://rustup.rs');
@@ -27,6 +29,18 @@ function cargo(...args) {
   }
   if (error) throw error;
   if (status !== 0) process.exit(status ?? 1);
+}
+
+/** Panics name source files: the binary must not carry the folders of the machine it was built on. */
+function withoutPaths() {
+  const home = process.env.CARGO_HOME ?? join(homedir(), '.cargo');
+  const remap = (from, to) => `--remap-path-prefix=${from}=${to}`;
+  const flags = [
+    remap(join(home, 'registry', 'src'), 'crates'),
+    remap(home, 'cargo'),
+    remap(root, 'native/'),
+  ];
+  return [process.env.RUSTFLAGS, ...flags].filter(Boolean).join(' ');
 }
 
 function library(folder) {
