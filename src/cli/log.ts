@@ -7,7 +7,6 @@ export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 export interface Log {
-  enabled(level: LogLevel): boolean;
   write(level: LogLevel, message: string): void;
 }
 
@@ -34,7 +33,6 @@ export function createLog(level: LogLevel, file: string | undefined): Log {
     }
   }
   return {
-    enabled: (wanted) => LOG_LEVELS.indexOf(wanted) <= most,
     write(wanted, message) {
       if (LOG_LEVELS.indexOf(wanted) > most) return;
       const stamp = file === undefined ? '' : `${new Date().toISOString()} `;

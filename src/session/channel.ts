@@ -145,7 +145,7 @@ export class Channel {
         },
         end: () => this.#onCarrierEnd(),
         reset: (code) => this.#onPeerAbort(code),
-        violation: (error) => this.#fail(error),
+        violation: (error) => this.abort(error),
         drain: () => {
           this.#carrierBlocked = false;
           this.#pump();
@@ -273,7 +273,7 @@ export class Channel {
     } catch (error) {
       // The stream's own event (stopped, lost) brings the reason, but may come later than this.
       const lost = new TunnelError('SESSION_LOST', 'the stream under the channel is gone', { cause: error });
-      queueMicrotask(() => this.#fail(lost));
+      queueMicrotask(() => this.abort(lost));
     }
   }
 
@@ -345,7 +345,7 @@ export class Channel {
         break;
       case FrameType.ERROR: {
         const { code, message } = decodeError(body);
-        this.#fail(new TunnelError(wireCodeName(code), message || RESET_MESSAGE));
+        this.abort(new TunnelError(wireCodeName(code), message || RESET_MESSAGE));
         break;
       }
       default:
@@ -399,25 +399,18 @@ export class Channel {
       this.#maybeFinish();
       this.#close(undefined);
     } else if (!this.#closed) {
-      this.#fail(protocol('the stream ended before the channel did'));
+      this.abort(protocol('the stream ended before the channel did'));
     }
   }
 
   #onPeerAbort(code: number): void {
     if (this.#complete) this.#close(undefined);
-    else this.#fail(new TunnelError(wireCodeName(code), RESET_MESSAGE));
+    else this.abort(new TunnelError(wireCodeName(code), RESET_MESSAGE));
   }
 
   #onLost(): void {
     if (this.#complete) this.#close(undefined);
-    else this.#fail(new TunnelError('SESSION_LOST', 'the session to the peer was lost'));
-  }
-
-  /** Ends after a failure: also tells the peer, which ignores it where it knows. */
-  #fail(error: TunnelError): void {
-    if (this.#closed) return;
-    this.#carrier.reset(error.wireCode);
-    this.#close(error);
+    else this.abort(new TunnelError('SESSION_LOST', 'the session to the peer was lost'));
   }
 
   #close(error: TunnelError | undefined): void {

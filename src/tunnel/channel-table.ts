@@ -4,25 +4,15 @@ import type { Channel } from '../session/channel.js';
 import type { PeerSession } from '../session/handshake.js';
 import type { Report } from './events.js';
 
-export interface ChannelInfo {
-  /** Unique in this process; the channel's number on the wire is only unique in its session. */
-  readonly id: number;
-  readonly peer: PeerSession;
-  readonly service: string;
-}
-
 export class ChannelTable {
   readonly #report: Report;
-  readonly #open = new Map<number, { channel: Channel; info: ChannelInfo }>();
+  readonly #open = new Map<number, Channel>();
+  /** Ids are unique in this process; a channel's number on the wire is only unique in its session. */
   #lastId = 0;
   #onEmpty: (() => void) | undefined;
 
   constructor(report: Report) {
     this.#report = report;
-  }
-
-  get size(): number {
-    return this.#open.size;
   }
 
   /** Answers the function to call once, when the channel is over. */
@@ -36,7 +26,7 @@ export class ChannelTable {
       protocol: 'tcp' as const,
       path: peer.session.path.kind,
     };
-    this.#open.set(id, { channel, info: { id, peer, service } });
+    this.#open.set(id, channel);
     this.#report({ event: 'channel.open', ...described });
     return (error) => {
       if (!this.#open.delete(id)) return;
@@ -70,7 +60,7 @@ export class ChannelTable {
   }
 
   abortAll(error: TunnelError): void {
-    for (const { channel } of this.#open.values()) channel.abort(error);
+    for (const channel of this.#open.values()) channel.abort(error);
   }
 }
 

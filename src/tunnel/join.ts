@@ -8,8 +8,6 @@ import type { Channel, ChannelReceiver } from '../session/channel.js';
 import { confirmEnd, holdOpen } from './true-end.js';
 
 export interface JoinOptions {
-  /** The acceptor took the channel. */
-  readonly onOpened?: () => void;
   /** Called once, when the channel is over. */
   readonly onClosed: (error: TunnelError | undefined) => void;
 }
@@ -48,7 +46,7 @@ export function join(socket: Socket, channel: Channel, options: JoinOptions): Ch
       });
     },
     drain: () => socket.resume(),
-    opened: () => options.onOpened?.(),
+    opened: () => undefined,
     closed(error) {
       if (error) resetSocket(socket);
       else socket.destroy();
