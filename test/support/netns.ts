@@ -5,15 +5,13 @@
  *
  *   near 10.77.2.2 ── 10.77.2.1 router 10.77.1.1 ── 10.77.1.2 far
  */
-import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
-import { fileURLToPath } from 'node:url';
+import { execute, PREFIX, removeNamespace, removeStale, watch } from './netns-cleanup.js';
+import { Agent } from './netns-sockets.js';
 
-const PREFIX = 'tnl-test-';
 const DEVICE = 'net0';
-const AGENT = fileURLToPath(new URL('./netns-agent.js', import.meta.url));
 
 /** Why there can be no namespaces here; undefined where there can. */
 export const namespacesMissing = findMissing();
@@ -228,141 +226,4 @@ export class Network {
   }
 }
 
-/** The test process's hand in a namespace. */
-class Agent {
-  readonly #child: ChildProcess;
-  readonly #waiting = new Map<number, (answer: AgentAnswer, handle: unknown) => void>();
-  #lastId = 0;
-
-  constructor(namespace: string) {
-    this.#child = spawn('ip', ['netns', 'exec', namespace, process.execPath, AGENT], {
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    });
-    this.#child.on('message', (answer: AgentAnswer, handle) =>
-      this.#waiting.get(answer.id)?.(answer, handle),
-    );
-    this.#child.on('exit', () => {
-      for (const [id, resolve] of this.#waiting) resolve({ id, error: 'EAGENT' }, undefined);
-    });
-    this.#child.unref();
-    this.#child.channel?.unref();
-  }
-
-  dial(port: number): Promise<Socket> {
-    return this.#ask({ op: 'dial', port }, (_answer, handle) => {
-      const socket = handle as Socket;
-      socket.allowHalfOpen = true;
-      socket.setNoDelay(true);
-      socket.on('error', () => undefined);
-      return socket;
-    });
-  }
-
-  listen(): Promise<{ server: Server; port: number }> {
-    let server: Server | undefined;
-    let port = 0;
-    return this.#ask({ op: 'listen' }, (answer, handle) => {
-      if (handle) {
-        server = handle as Server;
-        port = answer.port ?? 0;
-      }
-      // The agent has let go of its own copy: from now on every connection comes here.
-      return answer.done && server ? { server, port } : undefined;
-    });
-  }
-
-  async dispose(): Promise<void> {
-    if (this.#child.exitCode !== null || this.#child.signalCode !== null) return;
-    const exited = once(this.#child, 'exit');
-    this.#child.kill('SIGKILL');
-    await exited;
-  }
-
-  #ask<T>(
-    request: { readonly op: string; readonly port?: number },
-    take: (answer: AgentAnswer, handle: unknown) => T | undefined,
-  ): Promise<T> {
-    this.#lastId += 1;
-    const id = this.#lastId;
-    this.#child.channel?.ref();
-    return new Promise((resolve, reject) => {
-      const done = () => {
-        this.#waiting.delete(id);
-        if (this.#waiting.size === 0) this.#child.channel?.unref();
-      };
-      this.#waiting.set(id, (answer, handle) => {
-        if (answer.error !== undefined) {
-          done();
-          reject(Object.assign(new Error(`${request.op} failed: ${answer.error}`), { code: answer.error }));
-          return;
-        }
-        const taken = take(answer, handle);
-        if (taken === undefined) return;
-        done();
-        resolve(taken);
-      });
-      this.#child.send({ id, ...request });
-    });
-  }
-}
-
-interface AgentAnswer {
-  readonly id: number;
-  readonly port?: number;
-  readonly done?: boolean;
-  readonly error?: string;
-}
-
 let networks = 0;
-let watchdog: ChildProcess | undefined;
-
-/** Waits for its stdin to close, which no kind of death can keep from happening. */
-const WATCHDOG = `cat >/dev/null
-for ns in $(ip netns list | cut -d' ' -f1 | grep "^$1"); do
-  for pid in $(ip netns pids "$ns"); do kill -KILL "$pid"; done
-  ip netns del "$ns"
-done`;
-
-function watch(): void {
-  if (watchdog) return;
-  watchdog = spawn('sh', ['-c', WATCHDOG, 'netns-watchdog', `${PREFIX}${process.pid}-`], {
-    stdio: ['pipe', 'ignore', 'ignore'],
-    detached: true,
-  });
-  watchdog.unref();
-  (watchdog.stdin as unknown as Socket).unref();
-}
-
-/** What processes left that are no more. */
-function removeStale(): void {
-  for (const line of execFileSync('ip', ['netns', 'list'], { encoding: 'utf8' }).split('\n')) {
-    const name = line.split(' ')[0] ?? '';
-    const pid = new RegExp(`^${PREFIX}(\\d+)-`).exec(name)?.[1];
-    if (pid !== undefined && !existsSync(`/proc/${pid}`)) removeNamespace(name);
-  }
-}
-
-function removeNamespace(name: string): void {
-  const pids = spawnSync('ip', ['netns', 'pids', name], { encoding: 'utf8' });
-  if (pids.status !== 0) return;
-  for (const pid of pids.stdout.split('\n').filter(Boolean)) {
-    try {
-      process.kill(Number(pid), 'SIGKILL');
-    } catch {
-      // It has ended by itself.
-    }
-  }
-  spawnSync('ip', ['netns', 'del', name]);
-}
-
-function execute(program: string, args: readonly string[], input?: string): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const child = execFile(program, args, (error, stdout, stderr) => {
-      if (error) reject(new Error(`${program} ${args.join(' ')}: ${stderr || error.message}`));
-      else resolve(stdout);
-    });
-    // A program that reads nothing may be gone before this.
-    child.stdin?.on('error', () => undefined);
-    child.stdin?.end(input ?? '');
-  });
-}
