@@ -1,5 +1,12 @@
 /** No namespace outlives its test process, however that one ends. */
-import { type ChildProcess, execFile, execFileSync, spawn, spawnSync } from 'node:child_process';
+import {
+  type ChildProcess,
+  type ExecFileSyncOptionsWithStringEncoding,
+  execFile,
+  execFileSync,
+  spawn,
+  spawnSync,
+} from 'node:child_process';
 import { existsSync } from 'node:fs';
 import type { Socket } from 'node:net';
 
@@ -25,7 +32,10 @@ export function watch(): void {
 }
 
 /** A namespace that another process removes meanwhile is worth no line. */
-const QUIETLY = { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] } as const;
+const QUIETLY: ExecFileSyncOptionsWithStringEncoding = {
+  encoding: 'utf8',
+  stdio: ['ignore', 'pipe', 'ignore'],
+};
 
 /** What processes left that are no more. */
 export function removeStale(): void {
