@@ -188,7 +188,7 @@ class Story {
     for (const [moment, { group, short }] of groups) {
       keep(
         `opened ${moment}`,
-        Promise.all(group.map(served)).then(() => undefined),
+        Promise.all(group.map((pair) => served(rig, pair))).then(() => undefined),
       );
       // They may reach the service, but if they do it is as resets.
       keep(
@@ -215,10 +215,8 @@ class Story {
   }
 }
 
-async function served({ near, far }: Pair): Promise<void> {
-  const arrived = await Promise.race([far, lasting(SETTLED_MS)]);
-  if (!arrived) throw new Error(`the connection did not reach the service: ${near}`);
-  const ends = { near, far: arrived };
+async function served(rig: Rig, pair: Pair): Promise<void> {
+  const ends = { near: pair.near, far: await rig.arrival(pair, SETTLED_MS) };
   sendAndFinish(ends.far, 64 * KIB);
   await completes(ends);
 }

@@ -120,10 +120,26 @@ export class Rig {
     return { id, near: new Party(socket, up, down), far };
   }
 
+  /** The target's side of a connection; fails when it is not there in time. */
+  async arrival({ near, far }: Pair, timeoutMs: number): Promise<Party> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(
+        () => reject(new Error(`did not arrive within ${timeoutMs} ms: ${near}`)),
+        timeoutMs,
+      );
+    });
+    try {
+      return await Promise.race([far, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
   /** As `connect`, once both sides are there. */
-  async connected(): Promise<{ near: Party; far: Party }> {
+  async connected(timeoutMs = 60_000): Promise<{ near: Party; far: Party }> {
     const pair = await this.connect();
-    return { near: pair.near, far: await pair.far };
+    return { near: pair.near, far: await this.arrival(pair, timeoutMs) };
   }
 
   /** The expose process dies on the spot. */
