@@ -33,6 +33,18 @@ export const WIRE_CODES = {
   INTERNAL: 0x0c,
   /** Something did not happen in time. */
   TIMEOUT: 0x0d,
+  /** The channel goes on over another carrier; this one is of no more use. */
+  MOVED: 0x0e,
+  /** A channel waited longer than allowed for a session to go on. */
+  RESUME_EXPIRED: 0x0f,
+  /** The other side does not know the channel that was to go on. */
+  RESUME_UNKNOWN: 0x10,
+  /** Bytes that the other side still needs are not held any more. */
+  RESUME_GAP: 0x11,
+  /** More waits for a session than this side may hold. */
+  RESUME_LIMIT: 0x12,
+  /** The peer's process is another one than before: what it held is gone. */
+  PEER_RESTARTED: 0x13,
   // Answers to calls: 0x100 and the number gRPC gives the name.
   CANCELLED: 0x101,
   UNKNOWN: 0x102,

@@ -36,6 +36,15 @@ export const dialFlags = {
   }),
 };
 
+/** How long connections wait for a session that was lost. */
+export const resumeFlag = {
+  'resume-timeout': Flags.string({
+    description: 'how long open connections wait for a lost session',
+    default: '15m',
+    helpValue: '<time>',
+  }),
+};
+
 export interface DialFlags extends NetworkFlags {
   readonly via: string;
 }

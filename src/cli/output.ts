@@ -41,6 +41,7 @@ export function plainOutput(log: Log): Output {
   const spinner = new Spinner();
   const line = (text: string) => spinner.interrupted(() => process.stdout.write(`${text}\n`));
   const logged = (level: 'warn' | 'debug', text: string) => spinner.interrupted(() => log.write(level, text));
+  const sessions = new SessionLines(spinner, line);
   return {
     print: (_json, lines) => line(lines.join('\n')),
     close: () => spinner.stop(),
@@ -50,7 +51,10 @@ export function plainOutput(log: Log): Output {
           line(`listening on ${event.local} → ${event.service} @ ${shortNodeId(event.peer)}`);
           break;
         case 'session':
-          reportSession(event, spinner, line);
+          sessions.session(event);
+          break;
+        case 'resume':
+          sessions.resume(event);
           break;
         case 'path':
           line(
@@ -77,30 +81,70 @@ export function plainOutput(log: Log): Output {
   };
 }
 
-function reportSession(
-  event: Extract<TunnelEvent, { event: 'session' }>,
-  spinner: Spinner,
-  line: (text: string) => void,
-): void {
-  const peer = shortNodeId(event.peer);
-  switch (event.state) {
-    case 'connecting':
-      spinner.start(`connecting to ${peer}`);
-      break;
-    case 'connected':
-      spinner.stop();
-      line(`connected to ${peer} over ${event.path}, ${event.rttMs} ms`);
-      break;
-    case 'reconnecting': {
-      const wait = ((event.nextTryMs ?? 0) / 1000).toFixed(1);
-      line(`no session with ${peer}: ${event.error?.message ?? 'unknown reason'}; next try in ${wait} s`);
-      spinner.start(`connecting to ${peer}`);
-      break;
-    }
-    case 'closed':
-      spinner.stop();
-      line(`session with ${peer} closed${event.error ? `: ${event.error.message}` : ''}`);
+/** The lines about a peer's sessions. One for each thing that changed, not for each try. */
+class SessionLines {
+  readonly #line: (text: string) => void;
+  readonly #spinner: Spinner;
+  /** What the last line said, by peer. */
+  readonly #told = new Map<string, string>();
+  /** Peers whose session has not been told to be lost. */
+  readonly #connected = new Set<string>();
+
+  constructor(spinner: Spinner, line: (text: string) => void) {
+    this.#spinner = spinner;
+    this.#line = line;
   }
+
+  session(event: Extract<TunnelEvent, { event: 'session' }>): void {
+    const peer = shortNodeId(event.peer);
+    switch (event.state) {
+      case 'connecting':
+        this.#spinner.start(`connecting to ${peer}`);
+        break;
+      case 'connected':
+        this.#spinner.stop();
+        this.#told.delete(event.peer);
+        this.#connected.add(event.peer);
+        this.#line(`connected to ${peer} over ${event.path}, ${event.rttMs} ms`);
+        break;
+      case 'reconnecting':
+        this.#reconnecting(event, peer);
+        break;
+      case 'closed':
+        this.#spinner.stop();
+        this.#told.delete(event.peer);
+        this.#line(`session with ${peer} closed${event.error ? `: ${event.error.message}` : ''}`);
+    }
+  }
+
+  resume(event: Extract<TunnelEvent, { event: 'resume' }>): void {
+    const down = seconds(event.downMs);
+    this.#line(`${subject(event)}back after ${down}, ${event.resumed} resumed, ${event.lost} lost`);
+  }
+
+  #reconnecting(event: Extract<TunnelEvent, { event: 'session' }>, peer: string): void {
+    const why = event.error?.message ?? 'unknown reason';
+    const { waiting = 0 } = event;
+    const held = `${waiting} connection${waiting === 1 ? '' : 's'} waiting`;
+    this.#spinner.start(`connecting to ${peer}, ${held}`);
+    const told = this.#told.get(event.peer);
+    if (told === why) return;
+    this.#told.set(event.peer, why);
+    if (this.#connected.delete(event.peer)) {
+      this.#line(`${subject(event)}path to ${peer} lost (${why}), ${held}`);
+    } else {
+      const next = event.nextTryMs === undefined ? '' : `; next try in ${seconds(event.nextTryMs)}`;
+      this.#line(`no session with ${peer}: ${why}${next}`);
+    }
+  }
+}
+
+function subject({ services }: { readonly services?: readonly string[] }): string {
+  return services && services.length > 0 ? `${services.join(', ')}: ` : '';
+}
+
+function seconds(ms: number): string {
+  return ms < 10_000 ? `${(ms / 1000).toFixed(1)} s` : `${Math.round(ms / 1000)} s`;
 }
 
 /** One line about an error that ends the program. */

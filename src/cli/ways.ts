@@ -1,5 +1,6 @@
 /** How a command reaches a peer: the ways its flags and the peer's ticket allow. */
 import { TunnelError } from '../error.js';
+import { KnownAddresses } from '../session/addresses.js';
 import { Identity } from '../session/identity.js';
 import type { Ticket, WebTransportHint } from '../session/ticket.js';
 import type { Way } from '../session/way.js';
@@ -10,11 +11,16 @@ const IROH_HEAD_START_MS = 3_000;
 
 export interface Ways {
   readonly ways: readonly Way[];
+  /** What the ways go by; they follow what is learnt. */
+  readonly addresses: KnownAddresses;
+  /** Tells the endpoint that the machine's network changed. */
+  networkChange(): Promise<void>;
   close(): Promise<void>;
 }
 
 /** Binds what the ways need. Throws what binding throws, and USAGE when the flags leave no way. */
 export async function openWays(identity: Identity, ticket: Ticket, flags: DialFlags): Promise<Ways> {
+  const addresses = new KnownAddresses(ticket);
   const hints = flags.via === 'iroh' ? [] : (ticket.webtransport ?? []);
   if (flags.via === 'webtransport') {
     if (hints.length === 0) {
@@ -26,17 +32,24 @@ export async function openWays(identity: Identity, ticket: Ticket, flags: DialFl
         },
       );
     }
-    return { ways: webTransportWays(identity, ticket, hints, 0), close: async () => undefined };
+    return {
+      ways: webTransportWays(identity, ticket, hints, 0),
+      addresses,
+      networkChange: async () => undefined,
+      close: async () => undefined,
+    };
   }
   // A key of its own for the endpoint: several forwards and an expose of one identity run side by side.
   const endpoint = await bindEndpoint(Identity.generate(), flags);
   const iroh: Way = {
     name: 'iroh',
     delayMs: 0,
-    connect: (signal) => endpoint.connect(ticket.nodeId, ticket, { signal }),
+    connect: (signal) => endpoint.connect(ticket.nodeId, addresses, { signal }),
   };
   return {
     ways: [iroh, ...webTransportWays(identity, ticket, hints, IROH_HEAD_START_MS)],
+    addresses,
+    networkChange: () => endpoint.networkChange(),
     close: () => endpoint.close(),
   };
 }

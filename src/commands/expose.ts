@@ -1,8 +1,9 @@
 import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
+import { parseDuration } from '../cli/duration.js';
 import { exposeBanner } from '../cli/expose-banner.js';
 import { lockIdentity } from '../cli/identity-lock.js';
-import { bindEndpoint, networkFlags, portFile } from '../cli/network-flags.js';
+import { bindEndpoint, networkFlags, portFile, resumeFlag } from '../cli/network-flags.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
@@ -22,6 +23,7 @@ export default class ExposeCommand extends BaseCommand {
   static override args = { target: Args.string({ description: 'what to offer', required: true }) };
   static override flags = {
     ...networkFlags,
+    ...resumeFlag,
     webtransport: Flags.string({
       description: 'also listen here for peers whose network drops UDP (HTTP/2 or HTTP/3)',
       helpValue: '<ip:port>',
@@ -32,6 +34,7 @@ export default class ExposeCommand extends BaseCommand {
     const { flags, argv } = await this.parse(ExposeCommand);
     const output = this.output(flags);
     const services = parseTargets(argv as string[]);
+    const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
     const { requireTcp } = await import('../tunnel/require-tcp.js');
     requireTcp(services.map(({ name, target }) => ({ name, protocol: target.protocol })));
     const shutdown = listenForShutdown();
@@ -50,6 +53,7 @@ export default class ExposeCommand extends BaseCommand {
         identity,
         services,
         report: (event) => output.report(event),
+        resumeTimeoutMs,
       });
       const ticket = expose.ticket({ ...endpoint.addresses(), webtransport: listening?.hints });
       output.print(

@@ -1,6 +1,7 @@
-import { Args } from '@oclif/core';
+import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
-import { dialFlags } from '../cli/network-flags.js';
+import { parseDuration } from '../cli/duration.js';
+import { dialFlags, resumeFlag } from '../cli/network-flags.js';
 import { parsePeer } from '../cli/peer.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
@@ -19,7 +20,14 @@ export default class ForwardCommand extends BaseCommand {
     peer: Args.string({ description: 'a ticket or a node ID', required: true }),
     spec: Args.string({ description: 'where to listen, and for which service', required: true }),
   };
-  static override flags = dialFlags;
+  static override flags = {
+    ...dialFlags,
+    ...resumeFlag,
+    'reconnect-timeout': Flags.string({
+      description: 'give up after so long without a session; without it, never',
+      helpValue: '<time>',
+    }),
+  };
 
   async run(): Promise<void> {
     const { flags, argv } = await this.parse(ForwardCommand);
@@ -27,12 +35,16 @@ export default class ForwardCommand extends BaseCommand {
     const [peerText, ...specTexts] = argv as string[];
     const ticket = parsePeer(peerText as string);
     const specs = parseForwardSpecs(specTexts);
+    const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
+    const giveUp = flags['reconnect-timeout'];
+    const reconnectTimeoutMs =
+      giveUp === undefined ? undefined : parseDuration(giveUp, '--reconnect-timeout');
     const { requireTcp } = await import('../tunnel/require-tcp.js');
     requireTcp(specs.map(({ service, protocol }) => ({ name: service, protocol })));
     const shutdown = listenForShutdown();
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
-    const { ways, close } = await openWays(identity, ticket, flags);
+    const { ways, addresses, networkChange, close } = await openWays(identity, ticket, flags);
     let code: number;
     try {
       const { Forward } = await import('../tunnel/forward.js');
@@ -40,8 +52,12 @@ export default class ForwardCommand extends BaseCommand {
         identity,
         peer: ticket.nodeId,
         ways,
+        addresses,
         token: ticket.token,
         specs,
+        resumeTimeoutMs,
+        reconnectTimeoutMs,
+        onNetworkChange: networkChange,
         report: (event) => output.report(event),
       });
       code = await serve(forward, shutdown);

@@ -21,6 +21,8 @@ export interface CarrierHandler extends FrameHandler {
 }
 
 export interface Carrier {
+  /** The id in its frames' headers: the channel's own on a stream, the tunnel's on the mux. */
+  readonly frameId: number;
   /** Starts delivering. `rest` is what had arrived already. */
   receive(handler: CarrierHandler, rest?: Buffer): void;
   /** One frame: header, or a whole small frame, and payload. False asks to hold back until `drain`. Throws STREAM_CLOSED. */
@@ -37,10 +39,12 @@ export interface Carrier {
 const STOP_AFTER_ERROR_MS = 5000;
 
 export class StreamCarrier implements Carrier {
+  readonly frameId: number;
   readonly #stream: BidirectionalStream;
 
-  constructor(stream: BidirectionalStream) {
+  constructor(stream: BidirectionalStream, channelId: number) {
     this.#stream = stream;
+    this.frameId = channelId;
   }
 
   receive(handler: CarrierHandler, rest: Buffer = Buffer.alloc(0)): void {

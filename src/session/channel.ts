@@ -1,12 +1,13 @@
 /**
- * Channel: an ordered, flow-controlled, bidirectional byte conduit with an id. It rides on a stream of
- * its own, or on a tunnel of the mux (`carrier.ts`).
+ * Channel: an ordered, flow-controlled, bidirectional byte conduit with an id. It rides on one carrier
+ * at a time, a stream of its own or a tunnel of the mux (`carrier.ts`), and may outlive it: with a
+ * host it waits when its carrier is lost, and goes on over another one from the offsets both sides have.
  *
  * Its ends are proven, never guessed: an end is clean only when EOS named the offset that was
- * received. A reset, a gap, a stream that stops without EOS or a lost session all arrive as a
- * failure, which the socket beside it turns into a TCP reset (docs/protocol.md, "Channels").
+ * received. A reset, a gap, a stream that stops without EOS, or a session that does not come back all
+ * arrive as a failure, which the socket beside it turns into a TCP reset (docs/protocol.md, "Channels").
  */
-import { TunnelError, wireCodeName } from '../error.js';
+import { TunnelError, WIRE_CODES, wireCodeName } from '../error.js';
 import type { Carrier } from './carrier.js';
 import {
   decodeError,
@@ -18,6 +19,8 @@ import {
   readOffset,
   writeHeader,
 } from './frame.js';
+import { decodeResumed, encodeResumed, type ResumePoint } from './resume.js';
+import { SendBuffer } from './send-buffer.js';
 import type { WindowBudget } from './window-budget.js';
 
 /** What the opener may send before the answer, so that connect and first bytes cost one round trip. */
@@ -43,6 +46,16 @@ export interface ChannelReceiver {
   closed(error: TunnelError | undefined): void;
 }
 
+/** Who finds a channel another carrier. Without one a channel ends with its carrier. */
+export interface ChannelHost {
+  /** The carrier is gone; the channel waits. */
+  detached(channel: Channel): void;
+  /** It goes on. */
+  resumed(channel: Channel): void;
+  /** It is over. */
+  ended(channel: Channel, error: TunnelError | undefined): void;
+}
+
 export interface ChannelOptions {
   readonly channelId: number;
   readonly role: 'opener' | 'acceptor';
@@ -51,6 +64,7 @@ export interface ChannelOptions {
   readonly budget: WindowBudget;
   /** Round trip of the session now, milliseconds: what the window's growth is judged by. */
   readonly rttMs?: (() => number) | undefined;
+  readonly host?: ChannelHost;
 }
 
 /** Written anew for each DATA frame: a carrier takes its bytes before `write` returns. */
@@ -60,19 +74,29 @@ const RESET_MESSAGE = 'the other end reset the connection';
 export class Channel {
   readonly channelId: number;
   readonly #role: 'opener' | 'acceptor';
-  readonly #carrier: Carrier;
   readonly #budget: WindowBudget;
   readonly #rttMs: () => number;
+  readonly #host: ChannelHost | undefined;
   readonly #openedAt = performance.now();
   #receiver: ChannelReceiver | undefined;
 
-  // Sending: absolute offsets, so that they stay true on another stream.
-  #sent = 0;
+  /** Undefined while the channel waits for another one. */
+  #carrier: Carrier | undefined;
+  /** The carrier being left, until the peer has left it too. */
+  #previous: Carrier | undefined;
+  #epoch = 0;
+  /** The carrier is new, and the peer has not said yet where it stands. */
+  #resuming = false;
+
+  // Sending: absolute offsets, so that they stay true on another carrier.
+  readonly #out = new SendBuffer();
+  /** How far it had come on carriers before this one. */
+  #sentBefore = 0;
   #acked = 0;
   #peerLimit: number;
-  readonly #queue: Buffer[] = [];
   #eosQueued = false;
   #eosSent = false;
+  /** The carrier is full, or there is none. */
   #carrierBlocked = false;
   #wantDrain = false;
   /** The acceptor's OPENED has been sent, or the opener's received. */
@@ -95,13 +119,16 @@ export class Channel {
   #closed = false;
   #error: TunnelError | undefined;
 
-  constructor(carrier: Carrier, options: ChannelOptions) {
+  /** Without a carrier the channel begins waiting for one. */
+  constructor(carrier: Carrier | undefined, options: ChannelOptions) {
     this.channelId = options.channelId;
     this.#role = options.role;
     this.#carrier = carrier;
+    this.#carrierBlocked = carrier === undefined;
     this.#peerLimit = options.peerLimit;
     this.#budget = options.budget;
     this.#rttMs = options.rttMs ?? (() => 0);
+    this.#host = options.host;
   }
 
   /** Payload bytes received from the peer. */
@@ -111,17 +138,41 @@ export class Channel {
 
   /** Payload bytes sent to the peer. */
   get bytesOut(): number {
-    return this.#sent;
+    return Math.max(this.#out.sent, this.#sentBefore);
   }
 
   /** Payload bytes sent that the peer's application has not taken yet. */
   get unackedBytes(): number {
-    return this.#sent - Math.min(this.#acked, this.#sent);
+    return this.#out.sent - Math.min(this.#acked, this.#out.sent);
+  }
+
+  /** Bytes this side holds in memory for the channel, both directions. */
+  get heldBytes(): number {
+    return this.#out.heldBytes + Math.max(0, this.#received - this.#consumed);
   }
 
   /** Bytes. */
   get window(): number {
     return this.#window;
+  }
+
+  /** How many carriers it has had after the first. */
+  get epoch(): number {
+    return this.#epoch;
+  }
+
+  /** It has no carrier, or one over which the peer has not answered yet. */
+  get isDetached(): boolean {
+    return !this.#closed && (this.#carrier === undefined || this.#resuming);
+  }
+
+  /** `half-closed-local`: this side has sent its end; `-remote`: the peer has. */
+  get state(): 'opening' | 'open' | 'half-closed-local' | 'half-closed-remote' | 'waiting' | 'closed' {
+    if (this.#closed) return 'closed';
+    if (this.isDetached) return 'waiting';
+    if (this.#eosQueued) return 'half-closed-local';
+    if (this.#eosReceived) return 'half-closed-remote';
+    return this.#opened ? 'open' : 'opening';
   }
 
   /** Milliseconds since the channel began; monotonic. */
@@ -136,24 +187,7 @@ export class Channel {
   /** Starts the channel. `rest` is what had arrived on the stream before it became this channel's. */
   start(receiver: ChannelReceiver, rest: Buffer = Buffer.alloc(0)): void {
     this.#receiver = receiver;
-    this.#carrier.receive(
-      {
-        data: (channelId, piece) => this.#onData(channelId, piece),
-        control: (channelId, type, payload) => this.#onControl(channelId, type, payload),
-        flush: () => {
-          if (!this.#closed) this.#receiver?.flush();
-        },
-        end: () => this.#onCarrierEnd(),
-        reset: (code) => this.#onPeerAbort(code),
-        violation: (error) => this.abort(error),
-        drain: () => {
-          this.#carrierBlocked = false;
-          this.#pump();
-        },
-        lost: () => this.#onLost(),
-      },
-      rest,
-    );
+    if (this.#carrier) this.#listen(this.#carrier, rest);
   }
 
   /** Accepts the channel. Acceptor only; what the opener sent early was delivered already. */
@@ -170,7 +204,7 @@ export class Channel {
   reject(error: TunnelError): void {
     if (this.#closed) return;
     this.#control(FrameType.ERROR, encodeError(error.wireCode, error.message));
-    this.#carrier.endAfterError(error.wireCode);
+    this.#carrier?.endAfterError(error.wireCode);
     this.#close(error);
   }
 
@@ -180,13 +214,9 @@ export class Channel {
    */
   write(chunk: Buffer): boolean {
     if (this.#closed || this.#eosQueued || chunk.length === 0) return true;
-    if (this.#queue.length === 0 && this.#canSend(chunk.length)) {
-      this.#sendData(chunk);
-    } else {
-      this.#queue.push(chunk);
-      this.#pump();
-    }
-    const ready = this.#queue.length === 0 && !this.#carrierBlocked;
+    this.#out.push(chunk);
+    this.#pump();
+    const ready = this.#out.unsentBytes === 0 && !this.#carrierBlocked;
     if (!ready) this.#wantDrain = true;
     return ready;
   }
@@ -201,7 +231,7 @@ export class Channel {
   /** Ends both directions at once; the peer's application sees a reset. Idempotent. */
   abort(error: TunnelError): void {
     if (this.#closed) return;
-    this.#carrier.reset(error.wireCode);
+    this.#carrier?.reset(error.wireCode);
     this.#close(error);
   }
 
@@ -228,59 +258,161 @@ export class Channel {
     this.#maybeFinish();
   }
 
-  // ---- sending
+  // ---- going on over another carrier
 
-  #canSend(bytes: number): boolean {
-    return !this.#carrierBlocked && bytes <= MAX_DATA_BYTES && this.#sent + bytes <= this.#peerLimit;
+  /** Where this side stands. */
+  get resumePoint(): ResumePoint {
+    return {
+      received: this.#received + (this.#eosReceived ? 1 : 0),
+      consumed: this.#consumed,
+      limit: this.#granted,
+      opened: this.#opened,
+    };
   }
 
+  /**
+   * Leaves the present carrier, if any: what still comes on it is ignored. Answers the epoch of the
+   * next one. Opener only, so that the two sides never both try.
+   */
+  leaveCarrier(): number {
+    if (this.#carrier && !this.#resuming) this.#previous = this.#carrier;
+    else if (this.#resuming) this.#carrier?.reset(WIRE_CODES.MOVED);
+    this.#detach();
+    this.#epoch += 1;
+    return this.#epoch;
+  }
+
+  /** RESUME has been sent on `carrier` with `resumePoint`; goes on when the peer answers. Opener only. */
+  resumeOver(carrier: Carrier): void {
+    if (this.#closed) {
+      carrier.reset(WIRE_CODES.MOVED);
+      return;
+    }
+    this.#carrier = carrier;
+    this.#resuming = true;
+    this.#listen(carrier);
+  }
+
+  /** The opener's RESUME arrived on `carrier`. Answers false for an epoch that has been overtaken. Acceptor only. */
+  resumeFrom(carrier: Carrier, epoch: number, peer: ResumePoint, rest?: Buffer): boolean {
+    if (this.#closed || epoch <= this.#epoch) return false;
+    this.#carrier?.reset(WIRE_CODES.MOVED);
+    this.#detach();
+    this.#epoch = epoch;
+    this.#carrier = carrier;
+    this.#control(FrameType.RESUMED, encodeResumed(this.resumePoint));
+    try {
+      this.#goOn(peer);
+    } catch (error) {
+      this.abort(error as TunnelError);
+      return true;
+    }
+    if (this.#carrier === carrier) this.#listen(carrier, rest);
+    return true;
+  }
+
+  /** The opener knows that the channel ended cleanly; whether it did here too decides how it ends. */
+  endedAtPeer(): void {
+    if (this.#closed) return;
+    // What it proved to the peer: everything sent here was passed on there, and the other way round.
+    if (this.#endConsumed && this.#eosSent) {
+      this.#carrier?.reset(WIRE_CODES.MOVED);
+      this.#close(undefined);
+    } else {
+      this.abort(protocol('it says that a channel had ended which had not'));
+    }
+  }
+
+  #detach(): void {
+    clearTimeout(this.#ackTimer);
+    this.#ackTimer = undefined;
+    this.#carrier = undefined;
+    this.#resuming = false;
+    this.#carrierBlocked = true;
+    this.#finished = false;
+  }
+
+  /** Takes up sending where the peer stands. Throws RESUME_GAP or PROTOCOL. */
+  #goOn(peer: ResumePoint): void {
+    const { sent } = this.#out;
+    this.#sentBefore = this.bytesOut;
+    if (peer.received > sent + (this.#eosSent ? 1 : 0)) throw protocol('it has received bytes never sent');
+    if (!this.#out.rewind(Math.min(peer.received, sent))) {
+      throw new TunnelError('RESUME_GAP', 'the peer lacks bytes that are not held any more');
+    }
+    this.#eosSent = peer.received > sent;
+    this.#resuming = false;
+    this.#carrierBlocked = false;
+    this.#ackedConsumed = this.#consumed;
+    if (peer.opened && this.#role === 'opener') this.#markOpened();
+    this.#onPeerProgress(peer.consumed, peer.limit);
+    if (!this.#closed) this.#host?.resumed(this);
+  }
+
+  #onResumed(body: Buffer): void {
+    if (!this.#resuming) throw protocol('a RESUMED out of place');
+    this.#previous?.reset(WIRE_CODES.MOVED);
+    this.#previous = undefined;
+    this.#goOn(decodeResumed(body));
+  }
+
+  #onEnded(): void {
+    if (!this.#resuming) throw protocol('an ENDED out of place');
+    this.endedAtPeer();
+  }
+
+  // ---- sending
+
   #sendData(chunk: Buffer): void {
-    writeHeader(header, this.channelId, FrameType.DATA, chunk.length);
-    this.#sent += chunk.length;
+    writeHeader(header, (this.#carrier as Carrier).frameId, FrameType.DATA, chunk.length);
     this.#write(header, chunk);
   }
 
   #pump(): void {
-    while (this.#queue.length > 0 && !this.#carrierBlocked && !this.#closed) {
-      const chunk = this.#queue[0] as Buffer;
-      const size = Math.min(chunk.length, MAX_DATA_BYTES, this.#peerLimit - this.#sent);
-      if (size <= 0) return;
-      if (size === chunk.length) this.#queue.shift();
-      else this.#queue[0] = chunk.subarray(size);
-      this.#sendData(size === chunk.length ? chunk : chunk.subarray(0, size));
+    while (this.#out.unsentBytes > 0) {
+      if (this.#carrierBlocked || this.#closed) return;
+      const credit = Math.min(MAX_DATA_BYTES, this.#peerLimit - this.#out.sent);
+      if (credit <= 0) return;
+      this.#sendData(this.#out.take(credit));
     }
-    if (this.#closed || this.#queue.length > 0) return;
-    if (this.#eosQueued && !this.#eosSent) {
+    if (this.#closed || this.#carrierBlocked) return;
+    if (this.#eosQueued) {
+      if (this.#eosSent) return;
       this.#eosSent = true;
       const body = Buffer.allocUnsafe(8);
-      body.writeBigUInt64BE(BigInt(this.#sent), 0);
+      body.writeBigUInt64BE(BigInt(this.#out.sent), 0);
       this.#control(FrameType.EOS, body);
       return;
     }
-    if (this.#wantDrain && !this.#carrierBlocked) {
+    if (this.#wantDrain) {
       this.#wantDrain = false;
       this.#receiver?.drain();
     }
   }
 
+  /** Nothing while the channel waits: where it stands is told when it goes on. */
   #control(type: number, body: Buffer): void {
-    this.#write(encodeFrame(this.channelId, type, body), null);
+    const carrier = this.#carrier;
+    if (carrier && !this.#resuming) this.#write(encodeFrame(carrier.frameId, type, body), null);
   }
 
   #write(head: Buffer, body: Buffer | null): void {
+    const carrier = this.#carrier as Carrier;
     try {
-      if (!this.#carrier.write(head, body)) this.#carrierBlocked = true;
-    } catch (error) {
+      if (!carrier.write(head, body)) this.#carrierBlocked = true;
+    } catch {
       // The stream's own event (stopped, lost) brings the reason, but may come later than this.
-      const lost = new TunnelError('SESSION_LOST', 'the stream under the channel is gone', { cause: error });
-      queueMicrotask(() => this.abort(lost));
+      this.#carrierBlocked = true;
+      queueMicrotask(() => {
+        if (this.#carrier === carrier) this.#onLost();
+      });
     }
   }
 
   #sendAck(): void {
     clearTimeout(this.#ackTimer);
     this.#ackTimer = undefined;
-    if (this.#closed) return;
+    if (this.#closed || !this.#carrier || this.#resuming) return;
     this.#maybeGrow();
     this.#ackedConsumed = this.#consumed;
     this.#granted = Math.max(this.#granted, this.#consumed + this.#window);
@@ -317,10 +449,45 @@ export class Channel {
 
   // ---- receiving
 
-  #onData(channelId: number, piece: Buffer): void {
-    if (this.#closed) return;
-    if (channelId !== this.channelId)
-      throw protocol(`DATA of channel ${channelId} on the stream of ${this.channelId}`);
+  #listen(carrier: Carrier, rest?: Buffer): void {
+    // What an abandoned carrier still says is nobody's.
+    const current = () => this.#carrier === carrier && !this.#closed;
+    carrier.receive(
+      {
+        data: (id, piece) => {
+          if (current()) this.#onData(carrier, id, piece);
+        },
+        control: (id, type, payload) => {
+          if (current()) this.#onControl(carrier, id, type, payload);
+        },
+        flush: () => {
+          if (current()) this.#receiver?.flush();
+        },
+        end: () => {
+          if (current()) this.#onCarrierEnd();
+        },
+        reset: (code) => {
+          if (current()) this.#onPeerAbort(code);
+        },
+        violation: (error) => {
+          if (current()) this.abort(error);
+        },
+        drain: () => {
+          if (!current() || this.#resuming) return;
+          this.#carrierBlocked = false;
+          this.#pump();
+        },
+        lost: () => {
+          if (current()) this.#onLost();
+        },
+      },
+      rest,
+    );
+  }
+
+  #onData(carrier: Carrier, id: number, piece: Buffer): void {
+    if (id !== carrier.frameId) throw protocol(`DATA of channel ${id} on the stream of ${carrier.frameId}`);
+    if (this.#resuming) throw protocol('DATA before RESUMED');
     if (this.#eosReceived) throw protocol('DATA after EOS');
     this.#received += piece.length;
     if (this.#received > this.#granted) {
@@ -329,10 +496,9 @@ export class Channel {
     this.#receiver?.data(piece);
   }
 
-  #onControl(channelId: number, type: number, body: Buffer): void {
-    if (this.#closed) return;
-    if (channelId !== this.channelId)
-      throw protocol(`a frame of channel ${channelId} on the stream of ${this.channelId}`);
+  #onControl(carrier: Carrier, id: number, type: number, body: Buffer): void {
+    if (id !== carrier.frameId)
+      throw protocol(`a frame of channel ${id} on the stream of ${carrier.frameId}`);
     switch (type) {
       case FrameType.ACK:
         this.#onAck(body);
@@ -342,6 +508,12 @@ export class Channel {
         break;
       case FrameType.OPENED:
         this.#onOpened(body);
+        break;
+      case FrameType.RESUMED:
+        this.#onResumed(body);
+        break;
+      case FrameType.ENDED:
+        this.#onEnded();
         break;
       case FrameType.ERROR: {
         const { code, message } = decodeError(body);
@@ -354,26 +526,36 @@ export class Channel {
   }
 
   #onOpened(body: Buffer): void {
-    if (this.#role !== 'opener' || this.#opened || body.length !== 8)
+    if (this.#role !== 'opener' || this.#opened || this.#resuming || body.length !== 8)
       throw protocol('an OPENED out of place');
-    this.#opened = true;
     this.#peerLimit = Math.max(this.#peerLimit, readOffset(body, 0));
-    this.#receiver?.opened();
+    this.#markOpened();
     this.#pump();
   }
 
+  #markOpened(): void {
+    if (this.#opened) return;
+    this.#opened = true;
+    this.#receiver?.opened();
+  }
+
   #onAck(body: Buffer): void {
-    if (body.length !== 16) throw protocol('an ACK of the wrong length');
+    if (body.length !== 16 || this.#resuming) throw protocol('an ACK out of place');
     const consumed = readOffset(body, 0);
-    if (consumed > this.#sent + (this.#eosSent ? 1 : 0)) throw protocol('an ACK of bytes never sent');
+    if (consumed > this.#out.sent + (this.#eosSent ? 1 : 0)) throw protocol('an ACK of bytes never sent');
+    this.#onPeerProgress(consumed, readOffset(body, 8));
+  }
+
+  #onPeerProgress(consumed: number, limit: number): void {
     this.#acked = Math.max(this.#acked, consumed);
-    this.#peerLimit = Math.max(this.#peerLimit, readOffset(body, 8));
+    this.#out.release(this.#acked);
+    this.#peerLimit = Math.max(this.#peerLimit, limit);
     this.#pump();
     this.#maybeFinish();
   }
 
   #onEos(body: Buffer): void {
-    if (body.length !== 8 || this.#eosReceived) throw protocol('an EOS out of place');
+    if (body.length !== 8 || this.#eosReceived || this.#resuming) throw protocol('an EOS out of place');
     const final = readOffset(body, 0);
     if (final !== this.#received) throw protocol(`EOS at offset ${final} after ${this.#received} bytes`);
     this.#eosReceived = true;
@@ -384,33 +566,41 @@ export class Channel {
   // ---- ends
 
   #maybeFinish(): void {
-    if (this.#finished || this.#closed || !this.#complete) return;
+    if (this.#finished || this.#closed || !this.#carrier || !this.#complete) return;
     this.#finished = true;
     this.#carrier.finish();
   }
 
   /** Both directions ended, and both ends are proven. */
   get #complete(): boolean {
-    return this.#endConsumed && this.#eosSent && this.#acked > this.#sent;
+    return this.#endConsumed && this.#eosSent && this.#acked > this.#out.sent;
   }
 
   #onCarrierEnd(): void {
     if (this.#complete) {
       this.#maybeFinish();
       this.#close(undefined);
-    } else if (!this.#closed) {
+    } else {
       this.abort(protocol('the stream ended before the channel did'));
     }
   }
 
   #onPeerAbort(code: number): void {
     if (this.#complete) this.#close(undefined);
+    // The peer has left this carrier, not the channel.
+    else if (code === WIRE_CODES.MOVED) this.#onLost();
     else this.abort(new TunnelError(wireCodeName(code), RESET_MESSAGE));
   }
 
   #onLost(): void {
-    if (this.#complete) this.#close(undefined);
-    else this.abort(new TunnelError('SESSION_LOST', 'the session to the peer was lost'));
+    if (this.#complete) {
+      this.#close(undefined);
+    } else if (this.#host) {
+      this.#detach();
+      this.#host.detached(this);
+    } else {
+      this.#close(new TunnelError('SESSION_LOST', 'the session to the peer was lost'));
+    }
   }
 
   #close(error: TunnelError | undefined): void {
@@ -418,8 +608,10 @@ export class Channel {
     this.#closed = true;
     this.#error = error;
     clearTimeout(this.#ackTimer);
-    this.#queue.length = 0;
+    this.#previous?.reset(WIRE_CODES.MOVED);
+    this.#out.clear();
     this.#releaseWindow();
+    this.#host?.ended(this, error);
     this.#receiver?.closed(this.#error);
   }
 

@@ -23,8 +23,14 @@ export const FrameType = {
   CALL_STREAM: 0x08,
   RESULT: 0x09,
   CANCEL: 0x0a,
+  /** First answer to a RESUME: the channel goes on. */
+  RESUMED: 0x0b,
+  /** First answer to a RESUME: the channel had ended here, both ends proven. */
+  ENDED: 0x0c,
   HELLO: 0x10,
   GOAWAY: 0x11,
+  /** JSON: where the sender can be reached now. */
+  ADDRESSES: 0x12,
 } as const;
 
 /** Frames that carry a user's payload. */

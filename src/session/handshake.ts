@@ -3,7 +3,8 @@
  * goes both ways, identities are proven, and the acceptor decides before it answers anything.
  */
 import { randomBytes } from 'node:crypto';
-import { TunnelError, wireCodeName } from '../error.js';
+import { TunnelError, WIRE_CODES, wireCodeName } from '../error.js';
+import { decodeAddresses, encodeAddresses } from './addresses.js';
 import { decodeError, encodeError, FrameType, printable } from './frame.js';
 import {
   decodeHello,
@@ -18,7 +19,7 @@ import { type Identity, verifySignature } from './identity.js';
 import type { NodeId } from './node-id.js';
 import { encodePreamble, PREAMBLE_TIMEOUT_MS, readPreamble, StreamKind } from './preamble.js';
 import { type Dispatcher, RpcSession } from './rpc-session.js';
-import type { BidirectionalStream, CloseInfo, Session } from './session.js';
+import type { AddressHints, BidirectionalStream, CloseInfo, Session } from './session.js';
 
 /** Random per process. */
 export const INSTANCE_ID = randomBytes(16).toString('hex');
@@ -37,13 +38,17 @@ export interface PeerSession {
   readonly goingAway: Promise<TunnelError>;
   /** Says so to the peer. */
   goAway(error: TunnelError): void;
-  /** Odd on the dialling side, even on the accepting one, never used twice in a session. */
-  nextChannelId(): number;
+  /** Tells the peer where this side can be reached now. */
+  sendAddresses(hints: AddressHints): void;
+  /** Called with what the peer says of itself with `sendAddresses`. */
+  onAddresses(listener: (hints: AddressHints) => void): void;
 }
 
 export interface DialHandshake {
   readonly identity: Identity;
   readonly tokens: readonly string[];
+  /** How long this side's channels wait for a session, milliseconds; told to the peer. */
+  readonly resumeTimeoutMs?: number;
   readonly signal?: AbortSignal;
 }
 
@@ -54,7 +59,7 @@ export interface AcceptHandshake<Grant> {
   /** What `grant` may reach, told to the peer. */
   services(grant: Grant): readonly ServiceInfo[];
   /** What the peer may call besides `ping`. */
-  dispatcher(grant: Grant): Dispatcher;
+  dispatcher(grant: Grant, peer: NodeId, remote: Hello): Dispatcher;
 }
 
 /** Throws DENIED, VERSION, PROTOCOL, TIMEOUT or SESSION_LOST; the session is closed then. */
@@ -71,6 +76,7 @@ export async function dialHandshake(session: Session, options: DialHandshake): P
     // Needed where the endpoint has a key of its own, as a forward's has; idle otherwise.
     proof: prove(session, 'dialler', options.identity),
     tokens: options.tokens,
+    ...(options.resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs: options.resumeTimeoutMs }),
   });
   const remote = await withTimeout(session, control.hello, HANDSHAKE_TIMEOUT_MS, options.signal);
   // The endpoint was dialled by this very key, so nothing else can stand behind it.
@@ -90,7 +96,10 @@ export async function acceptHandshake<Grant>(
     throw refuse(session, new TunnelError('DENIED', 'the peer is not allowed to connect'));
   }
   // Before the answer: the peer may call as soon as it has it.
-  const admitted = control.admit(peer, remote, { ...BASE_METHODS, ...options.dispatcher(grant) });
+  const admitted = control.admit(peer, remote, {
+    ...BASE_METHODS,
+    ...options.dispatcher(grant, peer, remote),
+  });
   control.send({ ...baseHello(options.identity), services: options.services(grant) });
   return { peer: admitted, grant };
 }
@@ -104,6 +113,14 @@ export function closeError(info: CloseInfo): TunnelError {
   return new TunnelError('SESSION_LOST', `the session ended: ${printable(info.reason) || info.by}`);
 }
 
+/**
+ * Whether what rode on a session that ended so may go on over another one: it was lost, not ended on
+ * purpose. A side that gives a silent session up says SESSION_LOST, in case the other one still hears it.
+ */
+export function sessionMayResume({ by, closeCode }: CloseInfo): boolean {
+  return by === 'timeout' || by === 'lost' || closeCode === WIRE_CODES.SESSION_LOST;
+}
+
 const EMPTY = Buffer.alloc(0);
 const BASE_METHODS: Dispatcher = { ping: (payload) => payload };
 
@@ -112,15 +129,14 @@ class Control {
   readonly hello: Promise<Hello>;
   readonly #session: Session;
   readonly #rpc: RpcSession;
-  readonly #role: 'dialler' | 'acceptor';
   readonly #goingAway: Promise<TunnelError>;
   #resolveHello!: (hello: Hello) => void;
   #rejectHello!: (error: TunnelError) => void;
   #resolveGoingAway!: (error: TunnelError) => void;
+  #onAddresses: ((hints: AddressHints) => void) | undefined;
 
   constructor(session: Session, stream: BidirectionalStream, role: 'dialler' | 'acceptor', rest: Buffer) {
     this.#session = session;
-    this.#role = role;
     this.hello = new Promise((resolve, reject) => {
       this.#resolveHello = resolve;
       this.#rejectHello = reject;
@@ -150,7 +166,6 @@ class Control {
   admit(peer: NodeId, remote: Hello, dispatcher: Dispatcher): PeerSession {
     this.#rpc.setDispatcher(dispatcher);
     this.#rpc.admit();
-    let next = this.#role === 'dialler' ? 1 : 2;
     return {
       session: this.#session,
       peer,
@@ -159,10 +174,9 @@ class Control {
       goingAway: this.#goingAway,
       goAway: (error) =>
         this.#rpc.sendSessionFrame(FrameType.GOAWAY, encodeError(error.wireCode, error.message)),
-      nextChannelId: () => {
-        const id = next;
-        next += 2;
-        return id;
+      sendAddresses: (hints) => this.#rpc.sendSessionFrame(FrameType.ADDRESSES, encodeAddresses(hints)),
+      onAddresses: (listener) => {
+        this.#onAddresses = listener;
       },
     };
   }
@@ -174,6 +188,8 @@ class Control {
     } else if (type === FrameType.GOAWAY) {
       const { code, message } = decodeError(payload);
       this.#resolveGoingAway(new TunnelError(wireCodeName(code), message || 'the peer is about to end'));
+    } else if (type === FrameType.ADDRESSES) {
+      this.#onAddresses?.(decodeAddresses(payload));
     }
     // Others are a newer minor version's.
   }

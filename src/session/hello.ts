@@ -32,6 +32,8 @@ export interface Hello {
   readonly tokens?: readonly string[];
   readonly supported: readonly string[];
   readonly required: readonly string[];
+  /** How long the sender's channels wait for a session, milliseconds. Dialler only. */
+  readonly resumeTimeoutMs?: number;
   /** What the receiver of this HELLO may reach. Acceptor only; absent where the list is too long to send. */
   readonly services?: readonly ServiceInfo[];
 }
@@ -52,13 +54,25 @@ export function decodeHello(body: Buffer): Hello {
     throw malformed('it is not JSON', error);
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value)) throw malformed('it is no object');
-  const { major, minor, instanceId, identity, proof, tokens, supported, required, services } =
-    value as Record<string, unknown>;
+  const {
+    major,
+    minor,
+    instanceId,
+    identity,
+    proof,
+    tokens,
+    supported,
+    required,
+    services,
+    resumeTimeoutMs,
+  } = value as Record<string, unknown>;
   if (typeof major !== 'number' || !Number.isInteger(major) || major < 0) throw malformed('major');
   if (typeof minor !== 'number' || !Number.isInteger(minor) || minor < 0) throw malformed('minor');
   if (typeof instanceId !== 'string' || !/^[0-9a-f]{32}$/.test(instanceId)) throw malformed('instanceId');
   if (typeof identity !== 'string' || !isNodeId(identity)) throw malformed('identity');
   if (proof !== undefined && typeof proof !== 'string') throw malformed('proof');
+  if (resumeTimeoutMs !== undefined && !(typeof resumeTimeoutMs === 'number' && resumeTimeoutMs >= 0))
+    throw malformed('resumeTimeoutMs');
   return {
     major,
     minor,
@@ -69,6 +83,7 @@ export function decodeHello(body: Buffer): Hello {
     supported: textList(supported, 'supported'),
     required: textList(required, 'required'),
     ...(services === undefined ? {} : { services: decodeServices(services) }),
+    ...(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs }),
   };
 }
 

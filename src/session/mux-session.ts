@@ -132,6 +132,10 @@ export class MuxSession implements Session {
     return { ...this.#options.path, rttMs: this.#rttMs };
   }
 
+  get heard(): number {
+    return this.#stream.received;
+  }
+
   onPathChange(): () => void {
     return () => undefined;
   }

@@ -10,6 +10,8 @@ export const StreamKind = {
   CONTROL: 0x01,
   /** A new channel with this stream to itself. */
   OPEN: 0x02,
+  /** A channel that lost its carrier, or leaves it, goes on here. */
+  RESUME: 0x03,
 } as const;
 
 export const PREAMBLE_HEADER_BYTES = 4;

@@ -75,9 +75,12 @@ export interface CallOptions {
 }
 
 export interface IncomingTunnel {
-  readonly channel: Channel;
   /** What the opener said the tunnel is for. */
   readonly body: Buffer;
+  /** For a channel that began elsewhere and goes on over this tunnel. Excludes `channel`. */
+  readonly carrier: Carrier;
+  /** The tunnel's own channel. It has to be started and then accepted or rejected. */
+  readonly channel: Channel;
 }
 
 interface PendingCall {
@@ -98,7 +101,7 @@ export function methodId(name: string): number {
 export class RpcSession {
   /** Resolves, never rejects, with why it ended: undefined after a plain close on either side. */
   readonly closed: Promise<TunnelError | undefined>;
-  /** Tunnels the peer opens. Each has to be started and then accepted or rejected. */
+  /** Tunnels the peer opens. */
   readonly incomingTunnels: AsyncIterable<IncomingTunnel>;
   readonly #stream: BidirectionalStream;
   readonly #options: RpcSessionOptions;
@@ -277,17 +280,23 @@ export class RpcSession {
 
   /** Opens a tunnel on a fresh channel. `body` says what for, at most 4 KiB; bytes may follow at once. */
   openTunnel(body: Uint8Array, options: { readonly peerLimit?: number } = {}): Channel {
-    this.#checkOpen();
-    const id = this.#takeId();
-    const channel = new Channel(this.#addTunnel(id), {
-      channelId: id,
+    const carrier = this.openCarrier(body);
+    return new Channel(carrier, {
+      channelId: carrier.frameId,
       role: 'opener',
       peerLimit: options.peerLimit ?? INITIAL_WINDOW_BYTES / 4,
       budget: this.#budget,
       rttMs: this.#options.rttMs,
     });
+  }
+
+  /** As `openTunnel`, for a channel that goes on over this tunnel instead of beginning there. */
+  openCarrier(body: Uint8Array): Carrier {
+    this.#checkOpen();
+    const id = this.#takeId();
+    const carrier = this.#addTunnel(id);
     this.#send(encodeFrame(id, FrameType.OPEN, body));
-    return channel;
+    return carrier;
   }
 
   /** A frame about the session itself. */
@@ -513,8 +522,9 @@ export class RpcSession {
   #onStreamingCall(id: number, payload: Buffer): void {
     this.#takePeerId(id);
     const { method, deadlineMs, body } = this.#parseCall(payload);
-    const channel = this.#acceptedChannel(id, INITIAL_WINDOW_BYTES);
-    if (!channel) return;
+    const carrier = this.#acceptedCarrier(id);
+    if (!carrier) return;
+    const channel = this.#acceptedChannel(carrier);
     if (!method) {
       channel.start(itemWriter(channel).receiver);
       channel.reject(new TunnelError('UNIMPLEMENTED', 'there is no such method here'));
@@ -570,19 +580,31 @@ export class RpcSession {
 
   #onOpen(id: number, body: Buffer): void {
     this.#takePeerId(id);
-    const channel = this.#acceptedChannel(id, INITIAL_WINDOW_BYTES);
-    if (channel) this.#incomingTunnels.push({ channel, body });
+    const carrier = this.#acceptedCarrier(id);
+    if (!carrier) return;
+    let channel: Channel | undefined;
+    const accepted = () => this.#acceptedChannel(carrier);
+    this.#incomingTunnels.push({
+      body,
+      carrier,
+      get channel() {
+        channel ??= accepted();
+        return channel;
+      },
+    });
   }
 
-  #acceptedChannel(id: number, peerLimit: number): Channel | undefined {
-    if (this.#tunnels.size >= this.#limits.maxTunnels) {
-      this.#sendError(id, new TunnelError('LIMIT', 'too many tunnels at once'));
-      return undefined;
-    }
-    return new Channel(this.#addTunnel(id), {
-      channelId: id,
+  #acceptedCarrier(id: number): Carrier | undefined {
+    if (this.#tunnels.size < this.#limits.maxTunnels) return this.#addTunnel(id);
+    this.#sendError(id, new TunnelError('LIMIT', 'too many tunnels at once'));
+    return undefined;
+  }
+
+  #acceptedChannel(carrier: Carrier): Channel {
+    return new Channel(carrier, {
+      channelId: carrier.frameId,
       role: 'acceptor',
-      peerLimit,
+      peerLimit: INITIAL_WINDOW_BYTES,
       budget: this.#budget,
       rttMs: this.#options.rttMs,
     });
@@ -610,14 +632,14 @@ export class RpcSession {
 /** One tunnel's place on the shared stream. */
 class TunnelCarrier implements Carrier {
   handler: CarrierHandler | undefined;
-  readonly #id: number;
+  readonly frameId: number;
   readonly #session: RpcSession;
   /** Frames that came before anyone listened; bounded by the credit the peer has. */
   #early: (() => void)[] | undefined = [];
   #earlyBytes = 0;
 
   constructor(id: number, session: RpcSession) {
-    this.#id = id;
+    this.frameId = id;
     this.#session = session;
     this.handler = this.#earlyHandler();
   }
@@ -636,16 +658,16 @@ class TunnelCarrier implements Carrier {
 
   finish(): void {
     // The mux has no end of its own: both ends of the channel were proven, nothing more can come.
-    this.#session.forgetTunnel(this.#id, this);
+    this.#session.forgetTunnel(this.frameId, this);
     queueMicrotask(() => this.handler?.end());
   }
 
   reset(code: number): void {
-    this.#session.resetTunnel(this.#id, this, code);
+    this.#session.resetTunnel(this.frameId, this, code);
   }
 
   endAfterError(): void {
-    this.#session.forgetTunnel(this.#id, this);
+    this.#session.forgetTunnel(this.frameId, this);
   }
 
   #earlyHandler(): CarrierHandler {

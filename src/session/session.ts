@@ -121,6 +121,8 @@ export interface Session {
   readonly datagrams: Datagrams;
   readonly maxDatagramSize: number;
   readonly path: SessionPath;
+  /** Grows with whatever the peer's program sends; what its transport does by itself does not count. */
+  readonly heard: number;
   /** Calls back whenever `path` becomes another one. Answers a function that ends it. */
   onPathChange(listener: (path: SessionPath, previous: SessionPath) => void): () => void;
   stats(): SessionStats;

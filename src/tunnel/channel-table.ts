@@ -59,6 +59,12 @@ export class ChannelTable {
     return this.#open.size;
   }
 
+  /** Whether bytes are under way that the peer has not taken: then its silence means more. */
+  awaitsPeer(): boolean {
+    for (const channel of this.#open.values()) if (channel.unackedBytes > 0) return true;
+    return false;
+  }
+
   abortAll(error: TunnelError): void {
     for (const channel of this.#open.values()) channel.abort(error);
   }

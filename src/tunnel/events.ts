@@ -22,6 +22,21 @@ export type TunnelEvent =
       readonly error?: { readonly code: TunnelErrorCode; readonly message: string };
       /** Milliseconds until the next try; only while `reconnecting`. */
       readonly nextTryMs?: number;
+      /** Milliseconds without a session; while `reconnecting`, and once `connected` again. */
+      readonly downMs?: number;
+      /** Connections that wait for the session; only while `reconnecting`. */
+      readonly waiting?: number;
+      /** What is reached through it; of a forward. */
+      readonly services?: readonly string[];
+    }
+  /** A session is back, and every connection that waited for it has gone on or ended. */
+  | {
+      readonly event: 'resume';
+      readonly peer: NodeId;
+      readonly services?: readonly string[];
+      readonly downMs: number;
+      readonly resumed: number;
+      readonly lost: number;
     }
   | {
       readonly event: 'path';

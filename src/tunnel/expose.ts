@@ -1,18 +1,26 @@
 /** Offers services: admits sessions, serves the channels that peers open, and ends in order. */
-import { TunnelError, toTunnelError } from '../error.js';
-import { acceptHandshake, closeError, type PeerSession } from '../session/handshake.js';
+import { TunnelError, toTunnelError, WIRE_CODES } from '../error.js';
+import { AcceptedChannels } from '../session/accepted-channels.js';
+import { StreamCarrier } from '../session/carrier.js';
+import type { Channel } from '../session/channel.js';
+import { DetachedChannels, RESUME_TIMEOUT_MS } from '../session/detached.js';
+import { acceptHandshake, closeError, type PeerSession, sessionMayResume } from '../session/handshake.js';
+import { Heartbeat } from '../session/heartbeat.js';
+import type { Hello } from '../session/hello.js';
 import type { Identity } from '../session/identity.js';
+import { watchNetwork } from '../session/network-watch.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
-import { readPreamble, StreamKind } from '../session/preamble.js';
-import type { AddressHints, BidirectionalStream, Endpoint, Session } from '../session/session.js';
+import { SYNC_METHOD } from '../session/opened-channels.js';
+import { type Preamble, readPreamble, StreamKind } from '../session/preamble.js';
+import { decodeLists, decodeResume } from '../session/resume.js';
+import type { AddressHints, BidirectionalStream, CloseInfo, Endpoint, Session } from '../session/session.js';
 import { formatTicket, type Ticket } from '../session/ticket.js';
-import { LINK_WINDOW_BYTES, WindowBudget } from '../session/window-budget.js';
 import { ChannelTable } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
-import { decodeOpen } from './open.js';
+import { decodeOpen, type OpenRequest } from './open.js';
 import { type Grant, Policy, ticketToken } from './policy.js';
 import { RateLimit } from './rate-limit.js';
-import { reportSession } from './report-session.js';
+import { reportConnected } from './report-session.js';
 import { encodeServices } from './services.js';
 import type { Service } from './spec.js';
 import { tcpExit } from './tcp-exit.js';
@@ -29,6 +37,16 @@ export interface ExposeOptions {
   readonly identity: Identity;
   readonly services: readonly Service[];
   readonly report: Report;
+  /** How long a peer's connections wait for a session at most, milliseconds. */
+  readonly resumeTimeoutMs?: number;
+}
+
+/** An admitted session, and what it may do. */
+interface Admitted {
+  readonly peer: PeerSession;
+  readonly grant: Grant;
+  /** The channels of the process at the other end, from earlier sessions too. */
+  readonly channels: AcceptedChannels;
 }
 
 export class Expose {
@@ -39,6 +57,11 @@ export class Expose {
   readonly #sessions = new Set<Session>();
   /** Those of the sessions that have been admitted. */
   readonly #peers = new Set<PeerSession>();
+  /** By identity and `instanceId`: a process keeps its channels from one session to the next. */
+  readonly #processes = new Map<string, AcceptedChannels>();
+  readonly #detached = new DetachedChannels();
+  readonly #services = new WeakMap<Channel, string>();
+  readonly #endWatch: () => void;
   readonly #denials = new RateLimit(DENIALS_PER_SECOND);
   #handshakes = 0;
   #closing = false;
@@ -50,6 +73,7 @@ export class Expose {
     this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
     this.#channels = new ChannelTable(options.report);
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
+    this.#endWatch = watchNetwork(() => void this.#networkChanged());
   }
 
   /** The URL that lets its holder in, at the addresses given. A secret. */
@@ -60,6 +84,7 @@ export class Expose {
   /** Takes no new channels, waits up to `drainMs` for the open ones, then resets what is left. */
   async close(drainMs: number, signal?: AbortSignal): Promise<void> {
     this.#closing = true;
+    this.#endWatch();
     const error = new TunnelError('SHUTDOWN', 'the peer is shutting down');
     for (const peer of this.#peers) peer.goAway(error);
     await this.#channels.drain(drainMs, signal);
@@ -82,67 +107,103 @@ export class Expose {
   async #serve(session: Session): Promise<void> {
     this.#sessions.add(session);
     this.#handshakes += 1;
-    let admitted: { peer: PeerSession; grant: Grant };
+    let admitted: Admitted;
     try {
-      admitted = await acceptHandshake(session, {
+      const { peer, grant } = await acceptHandshake(session, {
         identity: this.#options.identity,
-        admit: (peer, tokens) => this.#policy.admit(peer, tokens),
-        services: (grant) => this.#policy.describe(grant),
-        dispatcher: (grant) => ({
-          'services.list': () => encodeServices(this.#policy.describe(grant)),
+        admit: (id, tokens) => this.#policy.admit(id, tokens),
+        services: (allowed) => this.#policy.describe(allowed),
+        dispatcher: (allowed, id, remote) => ({
+          'services.list': () => encodeServices(this.#policy.describe(allowed)),
+          [SYNC_METHOD]: (payload) => {
+            this.#channelsOf(id, remote).sync(session, decodeLists(payload));
+            return new Uint8Array();
+          },
         }),
       });
+      admitted = { peer, grant, channels: this.#channelsOf(peer.peer, peer.remote) };
     } catch (error) {
       this.#sessions.delete(session);
       const reason = toTunnelError(error);
       session.close(reason.wireCode, reason.message);
+      // A dialler that found a faster way leaves before it has said who it is.
+      if (reason.code === 'SESSION_LOST') return;
       this.#deny(session.remoteId, `was not let in: ${reason.message}`, reason);
       return;
     } finally {
       this.#handshakes -= 1;
     }
-    const { peer, grant } = admitted;
-    this.#peers.add(peer);
-    const endReport = reportSession(peer, this.#options.report);
-    const budget = new WindowBudget(LINK_WINDOW_BYTES);
-    for await (const stream of session.incomingBidirectionalStreams) {
-      this.#stream(stream, peer, grant, budget);
-    }
+    await this.#live(admitted);
     this.#sessions.delete(session);
-    this.#peers.delete(peer);
-    const info = await session.closed;
-    endReport(
-      info.closeCode === 0 && info.by !== 'timeout' && info.by !== 'lost' ? undefined : closeError(info),
-    );
   }
 
-  #stream(stream: BidirectionalStream, peer: PeerSession, grant: Grant, budget: WindowBudget): void {
-    const refuse = (error: TunnelError) => {
-      stream.reset(error.wireCode);
-      stream.stop(error.wireCode);
-      this.#deny(peer.peer, error.message, error);
-    };
+  /** An admitted session until its end. */
+  async #live(admitted: Admitted): Promise<void> {
+    const { peer, channels } = admitted;
+    const { session } = peer;
+    this.#peers.add(peer);
+    channels.attach(peer);
+    // The dialling side asks; this one only must not wait for ever.
+    const heartbeat = new Heartbeat(peer, {
+      passive: true,
+      onDead: () => session.close(WIRE_CODES.SESSION_LOST, 'the peer does not answer'),
+    });
+    reportConnected(peer, this.#options.report);
+    for await (const stream of session.incomingBidirectionalStreams) this.#stream(stream, admitted);
+    heartbeat.stop();
+    this.#peers.delete(peer);
+    this.#reportEnd(peer, channels, await session.closed);
+  }
+
+  #reportEnd(peer: PeerSession, channels: AcceptedChannels, info: CloseInfo): void {
+    // Another session has taken its place.
+    if (channels.isConnected) return;
+    // Closed by either side without a reason is how a session ends that did its work.
+    const error = info.closeCode === 0 && !sessionMayResume(info) ? undefined : closeError(info);
+    const waiting = sessionMayResume(info) ? channels.waiting : 0;
+    this.#options.report({
+      event: 'session',
+      peer: peer.peer,
+      state: waiting > 0 ? 'reconnecting' : 'closed',
+      ...(error ? { error: { code: error.code, message: error.message } } : {}),
+      ...(waiting > 0 ? { waiting } : {}),
+    });
+  }
+
+  #channelsOf(peer: NodeId, { instanceId, resumeTimeoutMs }: Hello): AcceptedChannels {
+    const key = `${peer} ${instanceId}`;
+    const known = this.#processes.get(key);
+    if (known) return known;
+    const longest = this.#options.resumeTimeoutMs ?? RESUME_TIMEOUT_MS;
+    const channels = new AcceptedChannels({
+      detached: this.#detached,
+      resumeTimeoutMs: Math.min(longest, resumeTimeoutMs ?? longest),
+      onIdle: () => this.#processes.delete(key),
+    });
+    this.#processes.set(key, channels);
+    return channels;
+  }
+
+  /** Tells peers where this machine is now, while the old way still works. */
+  async #networkChanged(): Promise<void> {
+    for (const endpoint of this.#options.endpoints) {
+      await endpoint.networkChange().catch(() => undefined);
+      for (const peer of this.#peers) peer.sendAddresses(endpoint.addresses());
+    }
+  }
+
+  #stream(stream: BidirectionalStream, admitted: Admitted): void {
+    const { peer } = admitted;
     readPreamble(
       stream,
-      ({ kind, body, rest }) => {
+      (preamble) => {
         try {
-          if (kind !== StreamKind.OPEN)
-            throw new TunnelError('PROTOCOL', `opened a stream of unknown kind ${kind}`);
-          const open = decodeOpen(body);
-          if (this.#closing) throw new TunnelError('SHUTDOWN', 'came while shutting down');
-          const service = this.#policy.service(grant, open.service);
-          if (!service) throw new TunnelError('DENIED', 'asked for a service it may not reach');
-          tcpExit(stream, {
-            open,
-            rest,
-            service,
-            budget,
-            rttMs: () => peer.session.path.rttMs,
-            track: (channel) => this.#channels.add(channel, peer, service.name),
-            onDialFailed: (error) => this.#options.report(errorEvent(error)),
-          });
-        } catch (error) {
-          refuse(toTunnelError(error));
+          this.#channel(stream, preamble, admitted);
+        } catch (cause) {
+          const error = toTunnelError(cause);
+          stream.reset(error.wireCode);
+          stream.stop(error.wireCode);
+          this.#deny(peer.peer, error.message, error);
         }
       },
       (error) => {
@@ -150,6 +211,59 @@ export class Expose {
           this.#deny(peer.peer, error.message, error);
       },
     );
+  }
+
+  /** Throws what the peer is refused with. */
+  #channel(stream: BidirectionalStream, { kind, body, rest }: Preamble, admitted: Admitted): void {
+    const { peer, channels } = admitted;
+    if (kind === StreamKind.OPEN) {
+      const open = decodeOpen(body);
+      const service = this.#allowed(admitted, open);
+      const carrier = new StreamCarrier(stream, open.channelId);
+      this.#exit(channels.open(peer, carrier, open.channelId, open.limit), service, admitted, rest);
+      return;
+    }
+    if (kind !== StreamKind.RESUME)
+      throw new TunnelError('PROTOCOL', `opened a stream of unknown kind ${kind}`);
+    const request = decodeResume(body);
+    const carrier = new StreamCarrier(stream, request.channelId);
+    const known = channels.get(request.channelId);
+    if (known) this.#checkStillAllowed(known, admitted);
+    if (channels.resume(peer, carrier, request, rest)) return;
+    if (request.opened || request.open.length === 0)
+      throw new TunnelError('RESUME_UNKNOWN', 'wanted to go on with a channel that is not known');
+    // Its OPEN was lost with the session before: this one is as good.
+    const open = decodeOpen(request.open);
+    const service = this.#allowed(admitted, open);
+    const channel = channels.reopen(peer, request, open.limit);
+    this.#exit(channel, service, admitted);
+    channel.resumeFrom(carrier, request.epoch, request, rest);
+  }
+
+  /** The service that `open` asks for. Throws DENIED, or SHUTDOWN. */
+  #allowed({ grant }: Admitted, open: OpenRequest): Service {
+    if (this.#closing) throw new TunnelError('SHUTDOWN', 'came while shutting down');
+    const service = this.#policy.service(grant, open.service);
+    if (!service) throw new TunnelError('DENIED', 'asked for a service it may not reach');
+    return service;
+  }
+
+  /** The session that a channel goes on over may have other rights than the one it was opened on. Throws DENIED. */
+  #checkStillAllowed(channel: Channel, { grant }: Admitted): void {
+    if (this.#policy.service(grant, this.#services.get(channel) ?? '')) return;
+    const error = new TunnelError('DENIED', 'wanted to go on with a channel it may not have any more');
+    channel.abort(error);
+    throw error;
+  }
+
+  #exit(channel: Channel, service: Service, { peer }: Admitted, rest?: Buffer): void {
+    this.#services.set(channel, service.name);
+    tcpExit(channel, {
+      ...(rest ? { rest } : {}),
+      service,
+      track: () => this.#channels.add(channel, peer, service.name),
+      onDialFailed: (error) => this.#options.report(errorEvent(error)),
+    });
   }
 
   #deny(peer: NodeId, what: string, error: TunnelError): void {

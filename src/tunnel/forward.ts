@@ -2,8 +2,9 @@
 import { TunnelError } from '../error.js';
 import type { PeerSession } from '../session/handshake.js';
 import { Link, type LinkState } from '../session/link.js';
+import { watchNetwork } from '../session/network-watch.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
-import { LINK_WINDOW_BYTES, WindowBudget } from '../session/window-budget.js';
+import { OpenedChannels } from '../session/opened-channels.js';
 import { ChannelTable } from './channel-table.js';
 import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
@@ -18,28 +19,36 @@ const ERRORS_PER_SECOND = 10;
 export interface ForwardOptions extends Dialler {
   readonly specs: readonly ForwardSpec[];
   readonly report: Report;
+  /** Ends with UNREACHABLE after so long without a session, milliseconds; never unless given. */
+  readonly reconnectTimeoutMs?: number | undefined;
+  /** Called when the machine's network has changed. */
+  readonly onNetworkChange?: () => Promise<void>;
+}
+
+interface Parts {
+  readonly table: ChannelTable;
+  readonly channels: OpenedChannels;
+  readonly entries: readonly TcpEntry[];
+  readonly link: Link;
+  readonly endWatch: () => void;
 }
 
 export class Forward {
-  readonly #channels: ChannelTable;
-  readonly #entries: readonly TcpEntry[];
-  readonly #link: Link;
+  readonly #parts: Parts;
   readonly #ending = new AbortController();
   /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
   readonly ended: Promise<TunnelError | undefined>;
 
-  private constructor(channels: ChannelTable, entries: readonly TcpEntry[], link: Link) {
-    this.#channels = channels;
-    this.#entries = entries;
-    this.#link = link;
-    this.ended = link.closed;
+  private constructor(parts: Parts) {
+    this.#parts = parts;
+    this.ended = parts.link.closed;
   }
 
   /** Binds every local port, and only then dials. Throws PORT_IN_USE or CANNOT_BIND with nothing left open. */
   static async start(options: ForwardOptions): Promise<Forward> {
-    const { peer, specs, report } = options;
-    const channels = new ChannelTable(report);
-    const budget = new WindowBudget(LINK_WINDOW_BYTES);
+    const { peer, specs, report, resumeTimeoutMs } = options;
+    const table = new ChannelTable(report);
+    const channels = new OpenedChannels(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs });
     const errors = new RateLimit(ERRORS_PER_SECOND);
     const starting: { link?: Link } = {};
     const entries: TcpEntry[] = [];
@@ -48,9 +57,9 @@ export class Forward {
         entries.push(
           await TcpEntry.listen(spec.local, {
             service: spec.service,
-            budget,
+            channels,
             session: (signal) => (starting.link as Link).session(signal),
-            track: (channel, session) => channels.add(channel, session, spec.service),
+            track: (channel, session) => table.add(channel, session, spec.service),
             onError: (error) => {
               if (errors.take() !== undefined) report(errorEvent(error));
             },
@@ -61,23 +70,18 @@ export class Forward {
       for (const entry of entries) await entry.close();
       throw error;
     }
-    let first = true;
+    const reporter = new LinkReporter(options, channels, entries);
     const link = new Link({
-      dial: async (signal) => {
-        const admitted = await dialPeer(options, signal);
-        const missing = missingService(admitted, specs);
-        if (missing && first) {
-          admitted.session.close();
-          throw missing;
-        }
-        // Later the peer was restarted with other services: its own matter, and it may bring them back.
-        if (missing) report(errorEvent(missing));
-        first = false;
-        return admitted;
-      },
-      onState: (state) => reportState(peer, state, report),
+      dial: admittedDial(options),
+      onState: (state) => reporter.onState(state),
+      busy: () => channels.waiting > 0 || table.awaitsPeer(),
+      giveUpAfterMs: options.reconnectTimeoutMs,
     });
     starting.link = link;
+    const endWatch = watchNetwork(() => {
+      void options.onNetworkChange?.().catch(() => undefined);
+      link.networkChanged();
+    });
     for (const [index, spec] of specs.entries()) {
       const entry = entries[index] as TcpEntry;
       report({
@@ -88,18 +92,37 @@ export class Forward {
         service: spec.service,
       });
     }
-    return new Forward(channels, entries, link);
+    return new Forward({ table, channels, entries, link, endWatch });
   }
 
   /** Takes no new connections, waits up to `drainMs` for the open ones, then resets what is left. */
   async close(drainMs: number, signal?: AbortSignal): Promise<void> {
     if (this.#ending.signal.aborted) return;
     this.#ending.abort();
-    for (const entry of this.#entries) await entry.close();
-    await this.#channels.drain(drainMs, signal);
-    this.#channels.abortAll(new TunnelError('SHUTDOWN', 'the peer is shutting down'));
-    await this.#link.close();
+    const { table, channels, entries, link, endWatch } = this.#parts;
+    endWatch();
+    for (const entry of entries) await entry.close();
+    await table.drain(drainMs, signal);
+    channels.abortAll(new TunnelError('SHUTDOWN', 'the peer is shutting down'));
+    await link.close();
   }
+}
+
+/** Dials, and checks what the peer offers: a wanted service that is missing ends the first dial for good. */
+function admittedDial(options: ForwardOptions): (signal: AbortSignal) => Promise<PeerSession> {
+  let first = true;
+  return async (signal) => {
+    const admitted = await dialPeer(options, signal);
+    const missing = missingService(admitted, options.specs);
+    if (missing && first) {
+      admitted.session.close();
+      throw missing;
+    }
+    // Later the peer was restarted with other services: its own matter, and it may bring them back.
+    if (missing) options.report(errorEvent(missing));
+    first = false;
+    return admitted;
+  };
 }
 
 /** The error to tell when the peer said what it offers and a wanted service is not among it. */
@@ -121,29 +144,58 @@ function missingService(
   );
 }
 
-function reportState(peer: NodeId, state: LinkState, report: Report): void {
-  switch (state.state) {
-    case 'connected':
-      reportConnected(state.peer, report);
-      break;
-    case 'connecting':
-      report({ event: 'session', peer, state: 'connecting' });
-      break;
-    case 'reconnecting':
-      report({
-        event: 'session',
-        peer,
-        state: 'reconnecting',
-        error: { code: state.error.code, message: state.error.message },
-        nextTryMs: state.nextTryMs,
-      });
-      break;
-    case 'closed':
-      report({
-        event: 'session',
-        peer,
-        state: 'closed',
-        ...(state.error ? { error: { code: state.error.code, message: state.error.message } } : {}),
-      });
+/** Lets the channels follow the link, and tells of both. */
+class LinkReporter {
+  readonly #peer: NodeId;
+  readonly #report: Report;
+  readonly #channels: OpenedChannels;
+  readonly #entries: readonly TcpEntry[];
+  readonly #services: readonly string[];
+
+  constructor(options: ForwardOptions, channels: OpenedChannels, entries: readonly TcpEntry[]) {
+    this.#peer = options.peer;
+    this.#report = options.report;
+    this.#channels = channels;
+    this.#entries = entries;
+    this.#services = [...new Set(options.specs.map(({ service }) => service))];
+  }
+
+  onState(state: LinkState): void {
+    const peer = this.#peer;
+    const services = this.#services;
+    switch (state.state) {
+      case 'connected': {
+        const downMs = state.downMs === undefined ? undefined : Math.round(state.downMs);
+        const attached = this.#channels.attach(state.peer);
+        reportConnected(state.peer, this.#report, downMs === undefined ? {} : { downMs, services });
+        if (downMs === undefined) break;
+        void attached.then(({ resumed, lost }) =>
+          this.#report({ event: 'resume', peer, services, downMs, resumed, lost }),
+        );
+        break;
+      }
+      case 'connecting':
+        this.#report({ event: 'session', peer, state: 'connecting' });
+        break;
+      case 'reconnecting':
+        this.#report({
+          event: 'session',
+          peer,
+          state: 'reconnecting',
+          error: { code: state.error.code, message: state.error.message },
+          nextTryMs: Math.round(state.nextTryMs),
+          downMs: Math.round(state.downMs),
+          waiting: this.#channels.waiting + this.#entries.reduce((sum, { held }) => sum + held, 0),
+          services,
+        });
+        break;
+      case 'closed':
+        this.#report({
+          event: 'session',
+          peer,
+          state: 'closed',
+          ...(state.error ? { error: { code: state.error.code, message: state.error.message } } : {}),
+        });
+    }
   }
 }

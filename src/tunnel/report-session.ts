@@ -16,9 +16,20 @@ export function reportSession(peer: PeerSession, report: Report): (error: Tunnel
   };
 }
 
-export function reportConnected(peer: PeerSession, report: Report): void {
+export function reportConnected(
+  peer: PeerSession,
+  report: Report,
+  back: { readonly downMs?: number; readonly services?: readonly string[] } = {},
+): void {
   const { kind, rttMs } = peer.session.path;
-  report({ event: 'session', peer: peer.peer, state: 'connected', path: kind, rttMs: roundRtt(rttMs) });
+  report({
+    event: 'session',
+    peer: peer.peer,
+    state: 'connected',
+    path: kind,
+    rttMs: roundRtt(rttMs),
+    ...back,
+  });
   peer.session.onPathChange((path, previous) => {
     if (path.kind === previous.kind) return;
     report({

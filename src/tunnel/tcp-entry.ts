@@ -2,11 +2,9 @@
 import { lstat, unlink } from 'node:fs/promises';
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
 import { systemCode, TunnelError, toTunnelError } from '../error.js';
-import { StreamCarrier } from '../session/carrier.js';
-import { Channel, EARLY_DATA_BYTES, INITIAL_WINDOW_BYTES } from '../session/channel.js';
+import { type Channel, INITIAL_WINDOW_BYTES } from '../session/channel.js';
 import type { PeerSession } from '../session/handshake.js';
-import { encodePreamble, StreamKind } from '../session/preamble.js';
-import type { WindowBudget } from '../session/window-budget.js';
+import type { OpenedChannels } from '../session/opened-channels.js';
 import { join, readFrom, resetSocket } from './join.js';
 import { encodeOpen } from './open.js';
 import { formatHostPort, formatLocal, type Local } from './spec.js';
@@ -18,7 +16,7 @@ const MAX_HELD = 1024;
 
 export interface TcpEntryOptions {
   readonly service: string;
-  readonly budget: WindowBudget;
+  readonly channels: OpenedChannels;
   /** The session to open on, now or when there is one again. */
   session(signal: AbortSignal): Promise<PeerSession>;
   track(channel: Channel, peer: PeerSession): (error: TunnelError | undefined) => void;
@@ -77,25 +75,13 @@ export class TcpEntry {
   }
 
   async #serve(socket: Socket): Promise<void> {
-    const { service, budget } = this.#options;
     // A socket that fails while it is held has nobody else to tell.
     const onEarlyError = () => undefined;
     socket.on('error', onEarlyError);
     let channel: Channel;
     let peer: PeerSession;
     try {
-      peer = await this.#hold(socket);
-      const stream = await peer.session.createBidirectionalStream();
-      const channelId = peer.nextChannelId();
-      const open = encodeOpen({ channelId, epoch: 0, service, limit: INITIAL_WINDOW_BYTES });
-      stream.write(encodePreamble(StreamKind.OPEN, open), null);
-      channel = new Channel(new StreamCarrier(stream), {
-        channelId,
-        role: 'opener',
-        peerLimit: EARLY_DATA_BYTES,
-        budget,
-        rttMs: () => peer.session.path.rttMs,
-      });
+      ({ channel, peer } = await this.#open(socket));
     } catch (error) {
       const reason = toTunnelError(error);
       resetSocket(socket);
@@ -118,6 +104,29 @@ export class TcpEntry {
     socket.off('error', onEarlyError);
     readFrom(socket, channel);
     socket.resume();
+  }
+
+  /** On the session there is, or the next one. */
+  async #open(socket: Socket): Promise<{ channel: Channel; peer: PeerSession }> {
+    const { service, channels } = this.#options;
+    for (;;) {
+      const peer = await this.#hold(socket);
+      try {
+        const channel = await channels.open(peer, (channelId) =>
+          encodeOpen({ channelId, epoch: 0, service, limit: INITIAL_WINDOW_BYTES }),
+        );
+        return { channel, peer };
+      } catch (error) {
+        if (toTunnelError(error).code !== 'SESSION_LOST') throw error;
+        // The session has died and the link does not know yet: let its event come.
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+    }
+  }
+
+  /** How many connections wait for a session. */
+  get held(): number {
+    return this.#held.size;
   }
 
   async #hold(socket: Socket): Promise<PeerSession> {

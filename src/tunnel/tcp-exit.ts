@@ -1,39 +1,25 @@
 /** The far end of a channel: dials the target of a service and joins it to the channel. */
 import { connect, type Socket } from 'node:net';
 import { systemCode, TunnelError, type WireCode } from '../error.js';
-import { StreamCarrier } from '../session/carrier.js';
-import { Channel, type ChannelReceiver } from '../session/channel.js';
-import type { BidirectionalStream } from '../session/session.js';
-import type { WindowBudget } from '../session/window-budget.js';
+import type { Channel, ChannelReceiver } from '../session/channel.js';
 import { join, readFrom } from './join.js';
-import type { OpenRequest } from './open.js';
 import { formatTarget, type Service, type Target } from './spec.js';
 
 const DIAL_TIMEOUT_MS = 10_000;
 
 export interface TcpExitOptions {
-  readonly open: OpenRequest;
   /** What arrived on the stream behind the OPEN already. */
-  readonly rest: Buffer;
+  readonly rest?: Buffer;
   readonly service: Service;
-  readonly budget: WindowBudget;
-  /** Round trip of the session now, milliseconds. */
-  readonly rttMs: () => number;
   /** Called with the new channel; answers what to call when it is over. */
   track(channel: Channel): (error: TunnelError | undefined) => void;
   /** The target could not be reached. */
   onDialFailed(error: TunnelError): void;
 }
 
-export function tcpExit(stream: BidirectionalStream, options: TcpExitOptions): void {
-  const { open, service } = options;
-  const channel = new Channel(new StreamCarrier(stream), {
-    channelId: open.channelId,
-    role: 'acceptor',
-    peerLimit: open.limit,
-    budget: options.budget,
-    rttMs: options.rttMs,
-  });
+/** Starts `channel`, and accepts or rejects it when the target has answered. */
+export function tcpExit(channel: Channel, options: TcpExitOptions): void {
+  const { service } = options;
   const onClosed = options.track(channel);
   const socket = dial(service.target);
   const receiver: ChannelReceiver = join(socket, channel, { onClosed });

@@ -172,7 +172,7 @@ describe('hostile bytes', () => {
     hostile(frames.subarray(20)),
     async (bytes, cuts) => {
       const stream = new FakeStream();
-      const channel = new Channel(new StreamCarrier(stream), {
+      const channel = new Channel(new StreamCarrier(stream, 1), {
         channelId: 1,
         role: 'acceptor',
         peerLimit: 1000,

@@ -45,7 +45,6 @@ describe('the handshake', () => {
     expect(near.remote.services).toEqual([{ name: 'db', protocol: 'tcp' }]);
     expect(Buffer.from(await near.rpc.call('ping', Buffer.from('x'))).toString()).toBe('x');
     expect(Buffer.from(await far.peer.rpc.call('ping', Buffer.from('y'))).toString()).toBe('y');
-    expect([near.nextChannelId(), near.nextChannelId(), far.peer.nextChannelId()]).toEqual([1, 3, 2]);
     dialler.close();
   });
 

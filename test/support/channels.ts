@@ -143,7 +143,7 @@ export function openChannel(
   reading: boolean,
   rttMs = 0,
 ): Side {
-  const channel = new Channel(new StreamCarrier(stream), {
+  const channel = new Channel(new StreamCarrier(stream, CHANNEL_ID), {
     channelId: CHANNEL_ID,
     role,
     peerLimit: role === 'opener' ? EARLY_DATA_BYTES : INITIAL_WINDOW_BYTES,

@@ -241,6 +241,7 @@ class IrohSession implements Session {
   readonly #incomingDatagrams = new AsyncQueue<readonly Buffer[]>();
   readonly #pathListeners = new Set<(path: SessionPath, previous: SessionPath) => void>();
   readonly #resolveClosed: (info: CloseInfo) => void;
+  heard = 0;
   #path: SessionPath;
   #ended = false;
 
@@ -349,6 +350,7 @@ class IrohSession implements Session {
   }
 
   onDatagrams(batch: readonly Buffer[]): void {
+    this.heard += 1;
     if (this.#incomingDatagrams.length >= MAX_QUEUED_DATAGRAM_BATCHES) this.#incomingDatagrams.shift();
     this.#incomingDatagrams.push(batch);
   }
@@ -453,6 +455,7 @@ class IrohStream extends StreamBase {
   // ---- from the addon
 
   onData(chunk: Buffer): void {
+    this.#session.heard += 1;
     if (this.#reading) this.sinks.data(chunk);
   }
 

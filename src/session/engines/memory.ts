@@ -136,6 +136,10 @@ class MemorySession implements Session {
     };
   }
 
+  get heard(): number {
+    return this.#bytesReceived;
+  }
+
   attach(peer: MemorySession): void {
     this.#peer = peer;
   }

@@ -1,0 +1,172 @@
+/**
+ * The channels one process of one peer opened here, over however many sessions: the other end of
+ * `opened-channels.ts`. Kept by identity and `instanceId`, so that nobody else can take a channel up and
+ * a restarted peer is not taken for the one before.
+ */
+import { TunnelError } from '../error.js';
+import type { Carrier } from './carrier.js';
+import { Channel, type ChannelHost } from './channel.js';
+import type { DetachedChannels } from './detached.js';
+import { encodeError, encodeFrame, FrameType } from './frame.js';
+import { closeError, type PeerSession, sessionMayResume } from './handshake.js';
+import type { ChannelLists, ResumeRequest } from './resume.js';
+import type { Session } from './session.js';
+import { LINK_WINDOW_BYTES, WindowBudget } from './window-budget.js';
+
+/** Ends that the opener may ask after; enough for one round trip of the busiest session. */
+const MAX_TOMBSTONES = 4096;
+
+interface Accepted {
+  readonly channel: Channel;
+  session: PeerSession;
+}
+
+export interface AcceptedChannelsOptions {
+  readonly detached: DetachedChannels;
+  /** Milliseconds a channel waits for a session. */
+  readonly resumeTimeoutMs: number;
+  /** Nothing is left: no channel, and no session that could bring one back. */
+  readonly onIdle: () => void;
+}
+
+export class AcceptedChannels {
+  readonly #options: AcceptedChannelsOptions;
+  readonly #budget = new WindowBudget(LINK_WINDOW_BYTES);
+  readonly #open = new Map<number, Accepted>();
+  /** How channels ended: cleanly, or why not. */
+  readonly #tombstones = new Map<number, TunnelError | undefined>();
+  readonly #sessions = new Set<PeerSession>();
+  readonly #host: ChannelHost;
+  #idleTimer: NodeJS.Timeout | undefined;
+
+  constructor(options: AcceptedChannelsOptions) {
+    this.#options = options;
+    const { detached } = options;
+    this.#host = {
+      detached: (channel) => detached.add(channel, this, options.resumeTimeoutMs),
+      resumed: (channel) => detached.remove(channel),
+      ended: (channel, error) => {
+        detached.remove(channel);
+        this.#open.delete(channel.channelId);
+        this.#bury(channel.channelId, error);
+        this.#maybeIdle();
+      },
+    };
+  }
+
+  /** Channels that have no session now. */
+  get waiting(): number {
+    return this.#options.detached.count(this);
+  }
+
+  /** Whether the process at the other end has a session now. */
+  get isConnected(): boolean {
+    return this.#sessions.size > 0;
+  }
+
+  /** Counts the session as one the channels may ride on, until it ends. */
+  attach(peer: PeerSession): void {
+    clearTimeout(this.#idleTimer);
+    this.#sessions.add(peer);
+    void peer.session.closed.then((info) => {
+      this.#sessions.delete(peer);
+      if (!sessionMayResume(info)) {
+        for (const { session, channel } of [...this.#open.values()]) {
+          if (session === peer) channel.abort(closeError(info));
+        }
+      }
+      this.#maybeIdle();
+    });
+  }
+
+  /** A channel that the peer opens on `carrier`, to be started. Throws PROTOCOL for an id that was used. */
+  open(peer: PeerSession, carrier: Carrier, channelId: number, limit: number): Channel {
+    return this.#add(peer, carrier, channelId, limit);
+  }
+
+  get(channelId: number): Channel | undefined {
+    return this.#open.get(channelId)?.channel;
+  }
+
+  /**
+   * The peer goes on with a channel on `carrier`. Answers false where the channel is not known, so
+   * that it can be begun anew if it never was opened, or refused.
+   */
+  resume(peer: PeerSession, carrier: Carrier, request: ResumeRequest, rest: Buffer): boolean {
+    const accepted = this.#open.get(request.channelId);
+    if (accepted) {
+      if (accepted.channel.resumeFrom(carrier, request.epoch, request, rest)) accepted.session = peer;
+      else carrier.reset(new TunnelError('MOVED', 'the channel has moved on').wireCode);
+      return true;
+    }
+    if (!this.#tombstones.has(request.channelId)) return false;
+    const error = this.#tombstones.get(request.channelId);
+    carrier.write(
+      error
+        ? encodeFrame(carrier.frameId, FrameType.ERROR, encodeError(error.wireCode, error.message))
+        : encodeFrame(carrier.frameId, FrameType.ENDED, EMPTY),
+      null,
+    );
+    carrier.endAfterError(0);
+    return true;
+  }
+
+  /** Begins a channel whose OPEN never came through, from its RESUME. `start` it, then `goOn`. */
+  reopen(peer: PeerSession, request: ResumeRequest, limit: number): Channel {
+    return this.#add(peer, undefined, request.channelId, limit);
+  }
+
+  /** The peer tells, on a new session, which channels it still has and which it knows to have ended cleanly. */
+  sync(current: Session, { live, ended }: ChannelLists): void {
+    const alive = new Set(live);
+    const clean = new Set(ended);
+    for (const [id, { channel, session }] of [...this.#open]) {
+      if (session.session === current || alive.has(id)) continue;
+      if (clean.has(id)) channel.endedAtPeer();
+      else channel.abort(new TunnelError('RESET', 'the other end gave the connection up'));
+    }
+  }
+
+  /** Ends every channel. */
+  abortAll(error: TunnelError): void {
+    for (const { channel } of [...this.#open.values()]) channel.abort(error);
+  }
+
+  #add(peer: PeerSession, carrier: Carrier | undefined, channelId: number, peerLimit: number): Channel {
+    if (this.#open.has(channelId) || this.#tombstones.has(channelId))
+      throw new TunnelError('PROTOCOL', `the peer used the channel id ${channelId} twice`);
+    const accepted: Accepted = {
+      channel: new Channel(carrier, {
+        channelId,
+        role: 'acceptor',
+        peerLimit,
+        budget: this.#budget,
+        rttMs: () => accepted.session.session.path.rttMs,
+        host: this.#host,
+      }),
+      session: peer,
+    };
+    this.#open.set(channelId, accepted);
+    return accepted.channel;
+  }
+
+  #bury(id: number, error: TunnelError | undefined): void {
+    this.#tombstones.set(id, error);
+    if (this.#tombstones.size <= MAX_TOMBSTONES) return;
+    for (const oldest of this.#tombstones.keys()) {
+      this.#tombstones.delete(oldest);
+      break;
+    }
+  }
+
+  /** The ends are kept for as long as the peer may come back and ask. */
+  #maybeIdle(): void {
+    if (this.#sessions.size > 0 || this.#open.size > 0) return;
+    clearTimeout(this.#idleTimer);
+    const wait = this.#tombstones.size > 0 ? this.#options.resumeTimeoutMs : 0;
+    this.#idleTimer = setTimeout(() => this.#options.onIdle(), wait);
+    this.#idleTimer.unref();
+  }
+}
+
+const EMPTY = Buffer.alloc(0);

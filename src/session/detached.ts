@@ -1,0 +1,89 @@
+/**
+ * Channels of this process that wait for a session, of all peers: each for a bounded time, all of them
+ * within bounds of number and memory.
+ */
+import { TunnelError } from '../error.js';
+import type { Channel } from './channel.js';
+
+/** For one peer's process. */
+export const MAX_DETACHED_PER_PEER = 4096;
+/** Of all waiting channels together: what their replay buffers and the sockets beside them hold. */
+export const MAX_DETACHED_BYTES = 256 * 1024 * 1024;
+export const RESUME_TIMEOUT_MS = 15 * 60_000;
+/** A socket may hand over one more read before it sees that its channel waits. */
+const LATE_READ_BYTES = 64 * 1024;
+
+interface Waiting {
+  readonly group: object;
+  readonly bytes: number;
+  readonly timer: NodeJS.Timeout;
+}
+
+export interface DetachedLimits {
+  readonly maxBytes?: number;
+  readonly maxPerPeer?: number;
+}
+
+export class DetachedChannels {
+  readonly #maxBytes: number;
+  readonly #maxPerPeer: number;
+  readonly #waiting = new Map<Channel, Waiting>();
+  readonly #groups = new Map<object, number>();
+  #bytes = 0;
+
+  constructor(limits: DetachedLimits = {}) {
+    this.#maxBytes = limits.maxBytes ?? MAX_DETACHED_BYTES;
+    this.#maxPerPeer = limits.maxPerPeer ?? MAX_DETACHED_PER_PEER;
+  }
+
+  /** How many wait for the peer that `group` stands for. */
+  count(group: object): number {
+    return this.#groups.get(group) ?? 0;
+  }
+
+  /** Bytes that waiting channels may hold. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Fails the channel when it is not taken out within `timeoutMs`, and at once where it goes beyond a bound. */
+  add(channel: Channel, group: object, timeoutMs: number): void {
+    if (this.#waiting.has(channel)) return;
+    const bytes = channel.heldBytes + LATE_READ_BYTES;
+    if (this.count(group) >= this.#maxPerPeer) {
+      channel.abort(tooMany(`more than ${this.#maxPerPeer} connections wait for the peer`));
+      return;
+    }
+    if (this.#bytes + bytes > this.#maxBytes) {
+      const mebibytes = Math.round(this.#maxBytes / 1024 / 1024);
+      channel.abort(tooMany(`the connections that wait for a session hold more than ${mebibytes} MiB`));
+      return;
+    }
+    const timer = setTimeout(() => {
+      channel.abort(
+        new TunnelError('RESUME_EXPIRED', `no session came back within ${Math.round(timeoutMs / 1000)} s`),
+      );
+    }, timeoutMs);
+    timer.unref();
+    this.#bytes += bytes;
+    this.#groups.set(group, this.count(group) + 1);
+    this.#waiting.set(channel, { group, bytes, timer });
+  }
+
+  /** It goes on, or is over. */
+  remove(channel: Channel): void {
+    const waiting = this.#waiting.get(channel);
+    if (!waiting) return;
+    const { group, bytes, timer } = waiting;
+    clearTimeout(timer);
+    this.#waiting.delete(channel);
+    this.#bytes -= bytes;
+    const left = this.count(group) - 1;
+    if (left > 0) this.#groups.set(group, left);
+    else this.#groups.delete(group);
+  }
+}
+
+function tooMany(message: string): TunnelError {
+  return new TunnelError('RESUME_LIMIT', message);
+}
