@@ -174,7 +174,6 @@ class Story {
     const before = first.received;
     await ending;
     const during = first.received;
-    const mendMark = rig.mark;
     const mendedAt = performance.now();
     await options.end(rig);
 
@@ -197,7 +196,16 @@ class Story {
       );
     }
     keep('target', doomedEnds(doomed));
-    keep('events', noticedEvents(rig, { mark, mendMark, noticedAfter, required: options.noticed }));
+    keep(
+      'events',
+      noticedEvents(rig, {
+        mark,
+        noticedAfter,
+        required: options.noticed,
+        // And the one whose target died.
+        endedAtService: running.filter(({ scenario }) => scenario.endedAtService).length + 1,
+      }),
+    );
     const rest = Promise.allSettled(results.values());
     keep(
       'nothing left',
@@ -229,14 +237,14 @@ async function resetArrives({ far }: Pair): Promise<void> {
 
 async function noticedEvents(
   rig: Rig,
-  seen: { mark: number; mendMark: number; noticedAfter: number; required: boolean },
+  seen: { mark: number; noticedAfter: number; required: boolean; endedAtService: number },
 ): Promise<void> {
   if (seen.required) {
     expect(seen.noticedAfter, 'ms until `reconnecting`').toBeLessThan(KNOWN_DEAD_MS);
     const resumed = await rig.forward.event('resume', {}, seen.mark);
     say(`  noticed after ${Math.round(seen.noticedAfter)} ms; ${JSON.stringify(resumed)}`);
     await rig.session('connected', seen.mark);
-    expect(resumed.lost).toBe(0);
+    expect(resumed.lost, 'those that the service ended, and no others').toBe(seen.endedAtService);
     expect(resumed.resumed).toBeGreaterThan(0);
     expect(resumed.downMs).toBeGreaterThan(0);
   }
