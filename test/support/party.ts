@@ -152,6 +152,18 @@ export class Party {
     this.socket.resume();
   }
 
+  /** Resolves at the next thing that happens here; at once when nothing can any more. */
+  changed(): Promise<void> {
+    if (this.socket.destroyed) return Promise.resolve();
+    return new Promise((resolve) => {
+      const wake = () => {
+        this.#watching.delete(wake);
+        resolve();
+      };
+      this.#watching.add(wake);
+    });
+  }
+
   whenReceived(bytes: number, timeoutMs: number): Promise<void> {
     return this.until(`${bytes} bytes received`, timeoutMs, () => this.#received >= bytes);
   }

@@ -155,7 +155,7 @@ export class TunnelProcess {
       const found = find();
       if (found !== undefined) return found;
       if (this.#done || Date.now() > deadline) {
-        throw new Error(`no ${what}; got\n${this.stdout}\n${this.stderr}`);
+        throw new Error(`no ${what}; got\n${this.stdout.slice(-4000)}\n${this.stderr.slice(-4000)}`);
       }
       await new Promise<void>((resolve) => {
         const wake = () => {
