@@ -45,6 +45,8 @@ export const WIRE_CODES = {
   RESUME_LIMIT: 0x12,
   /** The peer's process is another one than before: what it held is gone. */
   PEER_RESTARTED: 0x13,
+  /** The peer's machine answers, and its process is not there any more. */
+  PEER_GONE: 0x14,
   // Answers to calls: 0x100 and the number gRPC gives the name.
   CANCELLED: 0x101,
   UNKNOWN: 0x102,

@@ -25,7 +25,11 @@ export interface AcceptedChannelsOptions {
   readonly detached: DetachedChannels;
   /** Milliseconds a channel waits for a session. */
   readonly resumeTimeoutMs: number;
-  /** Nothing is left: no channel, and no session that could bring one back. */
+  /** Milliseconds after which the peer has given up whatever it had here. */
+  readonly forgetAfterMs: number;
+  /** Whether this is all that was ever heard of the peer's process. If not, nothing may begin anew. */
+  readonly complete: boolean;
+  /** Nothing is left that the peer could ask for. */
   readonly onIdle: () => void;
 }
 
@@ -35,12 +39,15 @@ export class AcceptedChannels {
   readonly #open = new Map<number, Accepted>();
   /** How channels ended: cleanly, or why not. */
   readonly #tombstones = new Map<number, TunnelError | undefined>();
+  /** Ids up to this one may have been used and forgotten. */
+  #forgotten: number;
   readonly #sessions = new Set<PeerSession>();
   readonly #host: ChannelHost;
   #idleTimer: NodeJS.Timeout | undefined;
 
   constructor(options: AcceptedChannelsOptions) {
     this.#options = options;
+    this.#forgotten = options.complete ? 0 : Number.POSITIVE_INFINITY;
     const { detached } = options;
     this.#host = {
       detached: (channel) => detached.add(channel, this, options.resumeTimeoutMs),
@@ -62,6 +69,10 @@ export class AcceptedChannels {
   /** Whether the process at the other end has a session now. */
   get isConnected(): boolean {
     return this.#sessions.size > 0;
+  }
+
+  get isIdle(): boolean {
+    return this.#sessions.size === 0 && this.#open.size === 0;
   }
 
   /** Counts the session as one the channels may ride on, until it ends. */
@@ -111,8 +122,13 @@ export class AcceptedChannels {
     return true;
   }
 
-  /** Begins a channel whose OPEN never came through, from its RESUME. `start` it, then `goOn`. */
+  /**
+   * Begins a channel whose OPEN never came through, from its RESUME; `start` it, then `resumeFrom`.
+   * Throws RESUME_UNKNOWN where it may have come through: its first bytes must not reach a target twice.
+   */
   reopen(peer: PeerSession, request: ResumeRequest, limit: number): Channel {
+    if (request.opened || request.open.length === 0 || request.channelId <= this.#forgotten)
+      throw new TunnelError('RESUME_UNKNOWN', 'the peer wanted to go on with a channel that is not known');
     return this.#add(peer, undefined, request.channelId, limit);
   }
 
@@ -155,16 +171,16 @@ export class AcceptedChannels {
     if (this.#tombstones.size <= MAX_TOMBSTONES) return;
     for (const oldest of this.#tombstones.keys()) {
       this.#tombstones.delete(oldest);
+      this.#forgotten = Math.max(this.#forgotten, oldest);
       break;
     }
   }
 
   /** The ends are kept for as long as the peer may come back and ask. */
   #maybeIdle(): void {
-    if (this.#sessions.size > 0 || this.#open.size > 0) return;
+    if (!this.isIdle) return;
     clearTimeout(this.#idleTimer);
-    const wait = this.#tombstones.size > 0 ? this.#options.resumeTimeoutMs : 0;
-    this.#idleTimer = setTimeout(() => this.#options.onIdle(), wait);
+    this.#idleTimer = setTimeout(() => this.#options.onIdle(), this.#options.forgetAfterMs);
     this.#idleTimer.unref();
   }
 }

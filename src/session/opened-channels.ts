@@ -5,7 +5,7 @@
  */
 import { TunnelError } from '../error.js';
 import { type Carrier, StreamCarrier } from './carrier.js';
-import { Channel, type ChannelHost, EARLY_DATA_BYTES, INITIAL_WINDOW_BYTES } from './channel.js';
+import { Channel, type ChannelHost, EARLY_DATA_BYTES } from './channel.js';
 import { DetachedChannels, RESUME_TIMEOUT_MS } from './detached.js';
 import { closeError, type PeerSession, sessionMayResume } from './handshake.js';
 import { encodePreamble, StreamKind } from './preamble.js';
@@ -151,6 +151,11 @@ export class OpenedChannels {
     for (const { channel } of [...this.#open.values()]) channel.abort(error);
   }
 
+  /** Ends the channels that wait: what they wait for will not come back. */
+  abortWaiting(error: TunnelError): void {
+    for (const { channel } of [...this.#open.values()]) if (channel.isDetached) channel.abort(error);
+  }
+
   /** Lets the peer end what this side no longer has, and tells it which ends were clean. */
   async #sync(peer: PeerSession): Promise<void> {
     const lists = { live: [...this.#open.keys()], ended: [...this.#tombstones] };
@@ -249,6 +254,3 @@ const EMPTY = Buffer.alloc(0);
 function restarted(): TunnelError {
   return new TunnelError('PEER_RESTARTED', 'the peer was restarted, and its end of the connection is gone');
 }
-
-/** First limit a channel's own side grants. */
-export { INITIAL_WINDOW_BYTES };

@@ -28,6 +28,11 @@ import { tcpExit } from './tcp-exit.js';
 /** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
 const MAX_HANDSHAKES = 256;
 const MAX_SESSIONS = 4096;
+/** Processes of peers that were here; the longest gone is forgotten first. */
+const MAX_PROCESSES = 4096;
+/** A peer notices the loss of a session at another moment than this side. */
+const REMEMBER_MARGIN_MS = 60_000;
+const MAX_REMEMBER_MS = 24 * 3_600_000;
 /** Lines about denied or broken peers, a second: a flood must not become a flood of log lines. */
 const DENIALS_PER_SECOND = 5;
 
@@ -59,6 +64,8 @@ export class Expose {
   readonly #peers = new Set<PeerSession>();
   /** By identity and `instanceId`: a process keeps its channels from one session to the next. */
   readonly #processes = new Map<string, AcceptedChannels>();
+  /** A process was forgotten that may still come back. */
+  #forgot = false;
   readonly #detached = new DetachedChannels();
   readonly #services = new WeakMap<Channel, string>();
   readonly #endWatch: () => void;
@@ -174,10 +181,16 @@ export class Expose {
     const key = `${peer} ${instanceId}`;
     const known = this.#processes.get(key);
     if (known) return known;
+    if (this.#processes.size >= MAX_PROCESSES) {
+      const [oldest] = [...this.#processes].find(([, { isIdle }]) => isIdle) ?? [''];
+      this.#forgot = this.#processes.delete(oldest) || this.#forgot;
+    }
     const longest = this.#options.resumeTimeoutMs ?? RESUME_TIMEOUT_MS;
     const channels = new AcceptedChannels({
       detached: this.#detached,
       resumeTimeoutMs: Math.min(longest, resumeTimeoutMs ?? longest),
+      forgetAfterMs: Math.min(resumeTimeoutMs ?? RESUME_TIMEOUT_MS, MAX_REMEMBER_MS) + REMEMBER_MARGIN_MS,
+      complete: !this.#forgot,
       onIdle: () => this.#processes.delete(key),
     });
     this.#processes.set(key, channels);
@@ -230,7 +243,7 @@ export class Expose {
     const known = channels.get(request.channelId);
     if (known) this.#checkStillAllowed(known, admitted);
     if (channels.resume(peer, carrier, request, rest)) return;
-    if (request.opened || request.open.length === 0)
+    if (request.open.length === 0)
       throw new TunnelError('RESUME_UNKNOWN', 'wanted to go on with a channel that is not known');
     // Its OPEN was lost with the session before: this one is as good.
     const open = decodeOpen(request.open);

@@ -1,10 +1,12 @@
 /** Listens for one peer's services: one link, one entry per spec. */
 import { TunnelError } from '../error.js';
+import { peerIsGone } from '../session/gone-peer.js';
 import type { PeerSession } from '../session/handshake.js';
 import { Link, type LinkState } from '../session/link.js';
 import { watchNetwork } from '../session/network-watch.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { OpenedChannels } from '../session/opened-channels.js';
+import type { SessionPath } from '../session/session.js';
 import { ChannelTable } from './channel-table.js';
 import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
@@ -151,6 +153,9 @@ class LinkReporter {
   readonly #channels: OpenedChannels;
   readonly #entries: readonly TcpEntry[];
   readonly #services: readonly string[];
+  /** Where the peer was while there was a session. */
+  #address: string | undefined;
+  #looking: AbortController | undefined;
 
   constructor(options: ForwardOptions, channels: OpenedChannels, entries: readonly TcpEntry[]) {
     this.#peer = options.peer;
@@ -165,6 +170,9 @@ class LinkReporter {
     const services = this.#services;
     switch (state.state) {
       case 'connected': {
+        this.#looking?.abort();
+        this.#looking = undefined;
+        this.#follow(state.peer);
         const downMs = state.downMs === undefined ? undefined : Math.round(state.downMs);
         const attached = this.#channels.attach(state.peer);
         reportConnected(state.peer, this.#report, downMs === undefined ? {} : { downMs, services });
@@ -188,8 +196,10 @@ class LinkReporter {
           waiting: this.#channels.waiting + this.#entries.reduce((sum, { held }) => sum + held, 0),
           services,
         });
+        this.#lookForPeer();
         break;
       case 'closed':
+        this.#looking?.abort();
         this.#report({
           event: 'session',
           peer,
@@ -197,5 +207,29 @@ class LinkReporter {
           ...(state.error ? { error: { code: state.error.code, message: state.error.message } } : {}),
         });
     }
+  }
+
+  #follow({ session }: PeerSession): void {
+    const note = ({ kind, remote }: SessionPath) => {
+      this.#address = kind === 'iroh-direct' ? remote : undefined;
+    };
+    note(session.path);
+    session.onPathChange(note);
+  }
+
+  /** Connections that wait for a process that has ended need not wait any longer. */
+  #lookForPeer(): void {
+    if (this.#looking || this.#address === undefined || this.#channels.waiting === 0) return;
+    this.#looking = new AbortController();
+    void peerIsGone(this.#address, this.#looking.signal).then((gone) => {
+      if (gone) {
+        this.#channels.abortWaiting(
+          new TunnelError(
+            'PEER_GONE',
+            'the peer is not running any more, and its end of the connection is gone',
+          ),
+        );
+      }
+    });
   }
 }

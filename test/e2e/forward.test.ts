@@ -221,7 +221,7 @@ describe('sessions', () => {
     const from = forward.events.length;
     expose.kill('SIGKILL');
     expect(await ending).toBe('reset');
-    expect(await forward.event('channel.close', {}, from)).toMatchObject({ reason: 'session-lost' });
+    expect(await forward.event('channel.close', {}, from)).toMatchObject({ reason: 'peer-gone' });
     await here.expose(`echo=${echo}`);
     await forward.event('session', { state: 'connected' }, from);
     const again = await dial(port);

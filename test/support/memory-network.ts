@@ -1,0 +1,76 @@
+/** A whole exposing side reached over sessions in memory, which a test can cut, and a client of it. */
+
+import { type MemoryPair, memorySessionPair } from '../../src/session/engines/memory.js';
+import { dialHandshake, type PeerSession } from '../../src/session/handshake.js';
+import { Identity } from '../../src/session/identity.js';
+import { AsyncQueue } from '../../src/session/queue.js';
+import type { Endpoint, Session } from '../../src/session/session.js';
+import { parseTicket } from '../../src/session/ticket.js';
+import type { Way } from '../../src/session/way.js';
+import type { TunnelEvent } from '../../src/tunnel/events.js';
+import { Expose } from '../../src/tunnel/expose.js';
+
+export class MemoryNetwork {
+  readonly identity = Identity.generate();
+  readonly client = Identity.generate();
+  readonly events: TunnelEvent[] = [];
+  readonly expose: Expose;
+  readonly token: string;
+  readonly #incoming = new AsyncQueue<Session>();
+  readonly #pairs = new Set<MemoryPair>();
+  /** Dials fail while it is down. */
+  up = true;
+
+  constructor(ports: Readonly<Record<string, number>>, options: { readonly resumeTimeoutMs?: number } = {}) {
+    const incoming = this.#incoming;
+    const endpoint: Endpoint = {
+      nodeId: this.identity.nodeId,
+      incoming,
+      connect: () => Promise.reject(new Error('only listens')),
+      addresses: () => ({ direct: [], relays: [] }),
+      boundAddresses: () => [],
+      networkChange: async () => undefined,
+      close: async () => incoming.end(),
+    };
+    this.expose = new Expose({
+      endpoints: [endpoint],
+      identity: this.identity,
+      services: Object.entries(ports).map(([name, port]) => ({
+        name,
+        target: { kind: 'socket', protocol: 'tcp', host: '127.0.0.1', port },
+      })),
+      report: (event) => this.events.push(event),
+      ...options,
+    });
+    this.token = parseTicket(this.expose.ticket({ direct: [], relays: [] })).token as string;
+  }
+
+  /** A bare session to the exposing side, from a fresh endpoint key. */
+  session(): Session {
+    if (!this.up) throw new Error('the network is down');
+    const pair = memorySessionPair({ ids: [Identity.generate().nodeId, this.identity.nodeId] });
+    this.#pairs.add(pair);
+    void pair.dialler.closed.then(() => this.#pairs.delete(pair));
+    this.#incoming.push(pair.acceptor);
+    return pair.dialler;
+  }
+
+  get way(): Way {
+    return { name: 'iroh', delayMs: 0, connect: async () => this.session() };
+  }
+
+  /** An admitted session of `identity`. */
+  dial(identity: Identity = this.client): Promise<PeerSession> {
+    return dialHandshake(this.session(), { identity, tokens: [this.token] });
+  }
+
+  /** Breaks every session without a word. */
+  cut(): void {
+    for (const pair of this.#pairs) pair.cut();
+  }
+
+  async close(): Promise<void> {
+    await this.expose.close(0);
+    this.cut();
+  }
+}
