@@ -1,25 +1,34 @@
-import { Args } from '@oclif/core';
+import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { dialFlags } from '../cli/network-flags.js';
 import { parsePeer } from '../cli/peer.js';
+import { parseSeconds } from '../cli/seconds.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import { parseForwardSpecs } from '../tunnel/spec.js';
 
 export default class ForwardCommand extends BaseCommand {
-  static override summary = "Listen locally and carry each connection to a peer's service";
+  static override summary = "Listen locally and carry each connection or UDP flow to a peer's service";
   static override description =
-    'A spec is [[bind:]localport:]service or unix:/path:service; 5432 listens on 127.0.0.1:5432 and reaches the service 5432.\nWithout a session it keeps trying: start it before the other side if you like.';
+    'A spec is [[bind:]localport:]service[/udp] or unix:/path:service; 5432 listens on 127.0.0.1:5432 and reaches the service 5432.\nWithout a session it keeps trying: start it before the other side if you like.';
   static override examples = [
     "<%= config.bin %> forward 'tunnel://<node-id>?addr=…&token=…' 5432",
     '<%= config.bin %> forward <node-id> 15432:db 0:web',
+    '<%= config.bin %> forward <node-id> 5353:dns/udp',
   ];
   static override strict = false;
   static override args = {
     peer: Args.string({ description: 'a ticket or a node ID', required: true }),
     spec: Args.string({ description: 'where to listen, and for which service', required: true }),
   };
-  static override flags = dialFlags;
+  static override flags = {
+    ...dialFlags,
+    'udp-idle': Flags.string({
+      description: 'seconds after its last packet at which a UDP flow ends',
+      default: '120',
+      helpValue: '<seconds>',
+    }),
+  };
 
   async run(): Promise<void> {
     const { flags, argv } = await this.parse(ForwardCommand);
@@ -27,8 +36,7 @@ export default class ForwardCommand extends BaseCommand {
     const [peerText, ...specTexts] = argv as string[];
     const ticket = parsePeer(peerText as string);
     const specs = parseForwardSpecs(specTexts);
-    const { requireTcp } = await import('../tunnel/require-tcp.js');
-    requireTcp(specs.map(({ service, protocol }) => ({ name: service, protocol })));
+    const udpIdleMs = parseSeconds('--udp-idle', flags['udp-idle']);
     const shutdown = listenForShutdown();
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
@@ -42,6 +50,7 @@ export default class ForwardCommand extends BaseCommand {
         ways,
         token: ticket.token,
         specs,
+        udpIdleMs,
         report: (event) => output.report(event),
       });
       code = await serve(forward, shutdown);

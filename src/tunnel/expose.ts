@@ -16,6 +16,7 @@ import { reportSession } from './report-session.js';
 import { encodeServices } from './services.js';
 import type { Service } from './spec.js';
 import { tcpExit } from './tcp-exit.js';
+import { type UdpConnection, UdpExits } from './udp-exits.js';
 
 /** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
 const MAX_HANDSHAKES = 256;
@@ -36,6 +37,7 @@ export class Expose {
   readonly #policy: Policy;
   readonly #token: string;
   readonly #channels: ChannelTable;
+  readonly #udp: UdpExits;
   readonly #sessions = new Set<Session>();
   /** Those of the sessions that have been admitted. */
   readonly #peers = new Set<PeerSession>();
@@ -49,6 +51,7 @@ export class Expose {
     this.#token = ticketToken(options.identity, options.services);
     this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
     this.#channels = new ChannelTable(options.report);
+    this.#udp = new UdpExits({ report: options.report, takeId: () => this.#channels.takeId() });
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
   }
 
@@ -64,6 +67,7 @@ export class Expose {
     for (const peer of this.#peers) peer.goAway(error);
     await this.#channels.drain(drainMs, signal);
     this.#channels.abortAll(error);
+    this.#udp.close();
     for (const session of this.#sessions) session.close(error.wireCode, error.message);
     await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close()));
   }
@@ -83,14 +87,19 @@ export class Expose {
     this.#sessions.add(session);
     this.#handshakes += 1;
     let admitted: { peer: PeerSession; grant: Grant };
+    let udp: UdpConnection | undefined;
     try {
       admitted = await acceptHandshake(session, {
         identity: this.#options.identity,
         admit: (peer, tokens) => this.#policy.admit(peer, tokens),
         services: (grant) => this.#policy.describe(grant),
-        dispatcher: (grant) => ({
-          'services.list': () => encodeServices(this.#policy.describe(grant)),
-        }),
+        dispatcher: (grant, who) => {
+          udp = this.#udp.connection(who, (name) => this.#udpService(who.peer, grant, name));
+          return {
+            'services.list': () => encodeServices(this.#policy.describe(grant)),
+            ...udp.dispatcher,
+          };
+        },
       });
     } catch (error) {
       this.#sessions.delete(session);
@@ -103,6 +112,7 @@ export class Expose {
     }
     const { peer, grant } = admitted;
     this.#peers.add(peer);
+    udp?.attach(peer);
     const endReport = reportSession(peer, this.#options.report);
     const budget = new WindowBudget(LINK_WINDOW_BYTES);
     for await (const stream of session.incomingBidirectionalStreams) {
@@ -150,6 +160,15 @@ export class Expose {
           this.#deny(peer.peer, error.message, error);
       },
     );
+  }
+
+  #udpService(peer: NodeId, grant: Grant, name: string): Service | undefined {
+    const service = this.#policy.service(grant, name, 'udp');
+    if (!service) {
+      const error = new TunnelError('DENIED', 'asked for a UDP service it may not reach');
+      this.#deny(peer, error.message, error);
+    }
+    return service;
   }
 
   #deny(peer: NodeId, what: string, error: TunnelError): void {

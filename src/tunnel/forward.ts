@@ -12,25 +12,30 @@ import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
 import type { ForwardSpec } from './spec.js';
 import { TcpEntry } from './tcp-entry.js';
+import { UdpEntries } from './udp-entries.js';
 
 const ERRORS_PER_SECOND = 10;
 
 export interface ForwardOptions extends Dialler {
   readonly specs: readonly ForwardSpec[];
   readonly report: Report;
+  /** Milliseconds after the last packet either way at which a UDP flow ends. */
+  readonly udpIdleMs?: number;
 }
 
 export class Forward {
   readonly #channels: ChannelTable;
   readonly #entries: readonly TcpEntry[];
+  readonly #udp: UdpEntries;
   readonly #link: Link;
   readonly #ending = new AbortController();
   /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
   readonly ended: Promise<TunnelError | undefined>;
 
-  private constructor(channels: ChannelTable, entries: readonly TcpEntry[], link: Link) {
+  private constructor(channels: ChannelTable, entries: readonly TcpEntry[], udp: UdpEntries, link: Link) {
     this.#channels = channels;
     this.#entries = entries;
+    this.#udp = udp;
     this.#link = link;
     this.ended = link.closed;
   }
@@ -43,28 +48,42 @@ export class Forward {
     const errors = new RateLimit(ERRORS_PER_SECOND);
     const starting: { link?: Link } = {};
     const entries: TcpEntry[] = [];
+    const locals: string[] = [];
+    const onError = (error: TunnelError) => {
+      if (errors.take() !== undefined) report(errorEvent(error));
+    };
+    const udp = new UdpEntries({
+      peer,
+      report,
+      takeId: () => channels.takeId(),
+      onError,
+      ...(options.udpIdleMs === undefined ? {} : { idleMs: options.udpIdleMs }),
+    });
     try {
       for (const spec of specs) {
-        entries.push(
-          await TcpEntry.listen(spec.local, {
-            service: spec.service,
-            budget,
-            session: (signal) => (starting.link as Link).session(signal),
-            track: (channel, session) => channels.add(channel, session, spec.service),
-            onError: (error) => {
-              if (errors.take() !== undefined) report(errorEvent(error));
-            },
-          }),
-        );
+        if (spec.protocol === 'udp') {
+          locals.push((await udp.listen(spec.local, spec.service)).local);
+          continue;
+        }
+        const entry = await TcpEntry.listen(spec.local, {
+          service: spec.service,
+          budget,
+          session: (signal) => (starting.link as Link).session(signal),
+          track: (channel, session) => channels.add(channel, session, spec.service),
+          onError,
+        });
+        entries.push(entry);
+        locals.push(entry.local);
       }
     } catch (error) {
       for (const entry of entries) await entry.close();
+      await udp.close();
       throw error;
     }
     let first = true;
     const link = new Link({
       dial: async (signal) => {
-        const admitted = await dialPeer(options, signal);
+        const admitted = await dialPeer({ ...options, dispatcher: udp.dispatcher }, signal);
         const missing = missingService(admitted, specs);
         if (missing && first) {
           admitted.session.close();
@@ -75,20 +94,22 @@ export class Forward {
         first = false;
         return admitted;
       },
-      onState: (state) => reportState(peer, state, report),
+      onState: (state) => {
+        reportState(peer, state, report);
+        if (state.state === 'connected') udp.session(state.peer);
+      },
     });
     starting.link = link;
     for (const [index, spec] of specs.entries()) {
-      const entry = entries[index] as TcpEntry;
       report({
         event: 'listening',
         protocol: spec.protocol,
-        local: entry.local,
+        local: locals[index] as string,
         peer,
         service: spec.service,
       });
     }
-    return new Forward(channels, entries, link);
+    return new Forward(channels, entries, udp, link);
   }
 
   /** Takes no new connections, waits up to `drainMs` for the open ones, then resets what is left. */
@@ -98,6 +119,7 @@ export class Forward {
     for (const entry of this.#entries) await entry.close();
     await this.#channels.drain(drainMs, signal);
     this.#channels.abortAll(new TunnelError('SHUTDOWN', 'the peer is shutting down'));
+    await this.#udp.close();
     await this.#link.close();
   }
 }

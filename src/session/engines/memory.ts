@@ -106,6 +106,7 @@ class MemorySession implements Session {
   readonly incomingBidirectionalStreams = new AsyncQueue<BidirectionalStream>();
   readonly incomingUnidirectionalStreams = new AsyncQueue<ReceiveStream>();
   readonly datagrams: Datagrams;
+  readonly reliableDatagrams = false;
   readonly path: SessionPath;
   readonly #incomingDatagrams = new AsyncQueue<readonly Buffer[]>();
   readonly #streams = new Set<MemoryStream>();
