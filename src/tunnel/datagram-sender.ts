@@ -117,6 +117,8 @@ export class DatagramSender {
    * Answers how many packets may go all the same; undefined for all.
    */
   #isSilent(): { packets: number } | undefined {
+    // There it is the stream that is full, and it sends nothing twice.
+    if (this.#session.reliableDatagrams) return undefined;
     const now = performance.now();
     if (now - this.#lastCheckAt < CHECK_EVERY_MS) return this.#silent ? { packets: 0 } : undefined;
     this.#lastCheckAt = now;

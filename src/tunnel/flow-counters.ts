@@ -47,7 +47,7 @@ export class FlowCounters implements FlowTotals {
   readonly #dropped = new Map<DropReason, number>();
 
   drop(reason: DropReason, count = 1): void {
-    this.#dropped.set(reason, (this.#dropped.get(reason) ?? 0) + count);
+    if (count > 0) this.#dropped.set(reason, (this.#dropped.get(reason) ?? 0) + count);
   }
 
   get dropped(): Drops {

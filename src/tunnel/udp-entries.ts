@@ -160,8 +160,8 @@ export class UdpEntries {
       }
       this.#ask(flow);
     }
-    // Behind more openings than the peer takes at once, it would be dropped there.
-    if (flow.state === 'new') flow.counters.drop('queue-full');
+    // Ahead of the call that opens the flow, the peer could only drop it.
+    if (flow.state === 'new') flow.hold(payload);
     else current.sender.send(flow, payload);
   }
 
@@ -169,21 +169,16 @@ export class UdpEntries {
   #begin(entry: UdpEntry, { address, port }: { address: string; port: number }): EntryFlow | undefined {
     const { service } = entry;
     const current = this.#current;
-    if (!current || this.#closed) {
+    // Numbers are not used again, so after 2^32 flows this process opens no more.
+    if (!current || this.#closed || lastFlowId >= 0xffff_ffff) {
       this.#totals.of(service).counters.drop('no-path');
       return undefined;
     }
-    if (this.#opening >= MAX_OPENING) {
-      this.#totals.of(service).counters.drop('queue-full');
-      return undefined;
-    }
+    lastFlowId += 1;
     if (this.#flows.isFull) {
       const oldest = this.#flows.oldest();
       if (oldest) void this.#end(oldest, 'evicted');
     }
-    lastFlowId += 1;
-    if (lastFlowId > 0xffff_ffff)
-      throw new TunnelError('LIMIT', 'every flow number of this process has been used');
     const flow = new EntryFlow({
       id: lastFlowId,
       service,
@@ -226,7 +221,9 @@ export class UdpEntries {
     try {
       const { id, service, idleMs } = flow;
       const body = encodeFlowOpen({ flow: id, resume: flow.wasOpen, idleMs, service });
-      await current.peer.rpc.call(FLOW_OPEN, body, { deadlineMs: OPEN_DEADLINE_MS });
+      const answer = current.peer.rpc.call(FLOW_OPEN, body, { deadlineMs: OPEN_DEADLINE_MS });
+      for (const payload of flow.takeHeld()) current.sender.send(flow, payload);
+      await answer;
       flow.wasOpen = true;
       if (this.#current === current && flow.state === 'opening') flow.state = 'open';
     } catch (error) {

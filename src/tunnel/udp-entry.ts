@@ -15,12 +15,16 @@ export interface EntryFlowOptions extends FlowOptions {
   readonly port: number;
 }
 
+/** Packets of a flow that waits for its turn to be asked for. */
+const MAX_HELD = 16;
+
 /** What one local address sends to one service. */
 export class EntryFlow extends Flow {
   readonly entry: UdpEntry;
   readonly key: string;
   readonly #address: string;
   readonly #port: number;
+  readonly #held: Buffer[] = [];
   state: FlowState = 'new';
   /** The peer has had it: a session that comes later goes on with it, and makes no new one. */
   wasOpen = false;
@@ -33,6 +37,21 @@ export class EntryFlow extends Flow {
     this.#address = options.address;
     this.#port = options.port;
     this.key = sourceKey(options.address, options.port);
+  }
+
+  /** Keeps a packet until the flow has been asked for. */
+  hold(payload: Buffer): void {
+    if (this.#held.length < MAX_HELD) this.#held.push(payload);
+    else this.counters.drop('queue-full');
+  }
+
+  takeHeld(): readonly Buffer[] {
+    return this.#held.splice(0);
+  }
+
+  override release(): void {
+    super.release();
+    this.counters.drop('queue-full', this.takeHeld().length);
   }
 
   /** To the application. */

@@ -20,6 +20,8 @@ const MAX_WAITING_BYTES = 1024 * 1024;
 
 export interface ExitFlowOptions extends FlowOptions {
   readonly target: Service;
+  /** Looks a host up; the system's resolver unless given. */
+  readonly resolve?: (host: string) => Promise<readonly HostAddress[]>;
   /** What the system gave, bytes. */
   onBuffers(bytes: number): void;
 }
@@ -46,8 +48,9 @@ export class ExitFlow extends Flow {
     const { name, target } = this.#options.target;
     if (target.kind === 'unix')
       throw new TunnelError('TARGET_UNREACHABLE', `service '${name}' has no UDP target`);
+    const resolve = this.#options.resolve ?? resolveHost;
     try {
-      this.#addresses = [...(await resolveHost(target.host))];
+      this.#addresses = [...(await resolve(target.host))];
       await this.#connectNext(target.port);
     } catch (error) {
       this.end();
