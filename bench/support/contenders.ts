@@ -57,18 +57,18 @@ function pair(port: number, entry: Logged, exit: Logged): Running {
 }
 
 let homes = 0;
-function freshHome(): { TUNNEL_HOME: string } {
+export function freshHome(): { TUNNEL_HOME: string } {
   homes += 1;
   return { TUNNEL_HOME: scratchPath(`home-${homes}`) };
 }
 
 /** Starts `expose`; answers when it is ready, and after how long. */
-export async function expose(program: string, targetPort: number) {
+export async function expose(program: string, targets: number | readonly string[]) {
   const began = performance.now();
   const exit = start(
     'expose',
     process.execPath,
-    [program, 'expose', String(targetPort), ...LOCAL_ONLY],
+    [program, 'expose', ...(typeof targets === 'number' ? [String(targets)] : targets), ...LOCAL_ONLY],
     freshHome(),
   );
   const ready = await exit.waitFor(/"event":"ready".*"ticket":"([^"]+)"/, 15_000, 2);

@@ -193,6 +193,10 @@ export class Helper {
     return this.#messages.shift() as T;
   }
 
+  send(message: Serializable): void {
+    this.#child.send(message);
+  }
+
   async stop(): Promise<void> {
     if (this.#over !== undefined) return;
     const ended = new Promise((resolve) => this.#child.once('exit', resolve));

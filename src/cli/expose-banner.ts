@@ -23,7 +23,7 @@ export function exposeBanner({
     `identity  ${identityName} (${created ? 'new' : 'saved'})`,
     ...services.map(
       ({ name, target }, index) =>
-        `${index === 0 ? 'offers  ' : '        '}  ${name} → ${formatTarget(target)}`,
+        `${index === 0 ? 'offers  ' : '        '}  ${name} → ${formatTarget(target)}${target.protocol === 'udp' ? ' (UDP)' : ''}`,
     ),
     'allows    whoever has the ticket below, so treat it as a password; nobody else',
     '',
@@ -37,7 +37,8 @@ export function exposeBanner({
 /** The spec that listens on the port the service has here. */
 function suggestedSpec({ name, target }: Service): string {
   if (target.kind === 'unix') return `0:${name}`;
-  return String(target.port) === name ? name : `${target.port}:${name}`;
+  const suffix = target.protocol === 'udp' ? '/udp' : '';
+  return (String(target.port) === name ? name : `${target.port}:${name}`) + suffix;
 }
 
 /** How this program was started, so that the printed line can be run as it is. */

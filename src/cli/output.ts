@@ -48,7 +48,9 @@ export function plainOutput(log: Log): Output {
     report(event) {
       switch (event.event) {
         case 'listening':
-          line(`listening on ${event.local} → ${event.service} @ ${shortNodeId(event.peer)}`);
+          line(
+            `listening on ${event.local}${event.protocol === 'udp' ? ' (UDP)' : ''} → ${event.service} @ ${shortNodeId(event.peer)}`,
+          );
           break;
         case 'session':
           sessions.session(event);
@@ -71,14 +73,31 @@ export function plainOutput(log: Log): Output {
           logged(
             'debug',
             `channel ${event.id} ${event.service} @ ${shortNodeId(event.peer)} closed: ${event.reason}, ` +
-              `${event.bytesIn} B in, ${event.bytesOut} B out, ${event.durationMs} ms`,
+              `${event.bytesIn} B in, ${event.bytesOut} B out, ${event.durationMs} ms${packets(event)}`,
           );
+          break;
+        case 'udp.totals':
+          logged('debug', `UDP ${event.service ?? '(no service)'}: ${event.flows} flows${packets(event)}`);
+          break;
+        case 'notice':
+          line(`note: ${sentence(event.message, event.hint)}`);
           break;
         case 'error':
           logged('warn', `${event.code} ${sentence(event.message, event.hint)}`);
       }
     },
   };
+}
+
+/** What a UDP flow adds to the line of a channel. */
+function packets(event: {
+  readonly packetsIn?: number;
+  readonly packetsOut?: number;
+  readonly dropped?: Readonly<Record<string, number>>;
+}): string {
+  if (event.packetsIn === undefined) return '';
+  const dropped = Object.entries(event.dropped ?? {}).map(([reason, count]) => `${count} ${reason}`);
+  return `, ${event.packetsIn} packets in, ${event.packetsOut} out${dropped.length > 0 ? `, dropped: ${dropped.join(', ')}` : ''}`;
 }
 
 /** The lines about a peer's sessions. One for each thing that changed, not for each try. */

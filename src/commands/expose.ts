@@ -14,10 +14,11 @@ import { formatTarget, parseTargets } from '../tunnel/spec.js';
 export default class ExposeCommand extends BaseCommand {
   static override summary = 'Offer local services to peers';
   static override description =
-    "Stays in the foreground and prints the line to paste on the other machine.\nA target is [name=][tcp:][host:]port or [name=]unix:/path; 8080 means 127.0.0.1:8080, named '8080'.";
+    "Stays in the foreground and prints the line to paste on the other machine.\nA target is [name=][tcp:|udp:][host:]port or [name=]unix:/path; 8080 means 127.0.0.1:8080, named '8080'.";
   static override examples = [
     '<%= config.bin %> expose 8080',
     '<%= config.bin %> expose web=localhost:3000 db=10.0.0.5:5432 docker=unix:/run/docker.sock',
+    '<%= config.bin %> expose dns=udp:53 dns=tcp:53',
   ];
   static override strict = false;
   static override args = { target: Args.string({ description: 'what to offer', required: true }) };
@@ -35,8 +36,6 @@ export default class ExposeCommand extends BaseCommand {
     const output = this.output(flags);
     const services = parseTargets(argv as string[]);
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
-    const { requireTcp } = await import('../tunnel/require-tcp.js');
-    requireTcp(services.map(({ name, target }) => ({ name, protocol: target.protocol })));
     const shutdown = listenForShutdown();
     const { identity, created } = await this.loadIdentity(flags);
     const unlock = await lockIdentity(this.paths.runtime, flags.identity);

@@ -8,12 +8,13 @@ import { listenForShutdown } from '../cli/shutdown.js';
 import { parseForwardSpecs } from '../tunnel/spec.js';
 
 export default class ForwardCommand extends BaseCommand {
-  static override summary = "Listen locally and carry each connection to a peer's service";
+  static override summary = "Listen locally and carry each connection or UDP flow to a peer's service";
   static override description =
-    'A spec is [[bind:]localport:]service or unix:/path:service; 5432 listens on 127.0.0.1:5432 and reaches the service 5432.\nWithout a session it keeps trying: start it before the other side if you like.';
+    'A spec is [[bind:]localport:]service[/udp] or unix:/path:service; 5432 listens on 127.0.0.1:5432 and reaches the service 5432.\nWithout a session it keeps trying: start it before the other side if you like.';
   static override examples = [
     "<%= config.bin %> forward 'tunnel://<node-id>?addr=…&token=…' 5432",
     '<%= config.bin %> forward <node-id> 15432:db 0:web',
+    '<%= config.bin %> forward <node-id> 5353:dns/udp',
   ];
   static override strict = false;
   static override args = {
@@ -25,6 +26,11 @@ export default class ForwardCommand extends BaseCommand {
     ...resumeFlag,
     'reconnect-timeout': Flags.string({
       description: 'give up after so long without a session; without it, never',
+      helpValue: '<time>',
+    }),
+    'udp-idle': Flags.string({
+      description: 'how long after its last packet a UDP flow ends',
+      default: '2m',
       helpValue: '<time>',
     }),
   };
@@ -39,8 +45,7 @@ export default class ForwardCommand extends BaseCommand {
     const giveUp = flags['reconnect-timeout'];
     const reconnectTimeoutMs =
       giveUp === undefined ? undefined : parseDuration(giveUp, '--reconnect-timeout');
-    const { requireTcp } = await import('../tunnel/require-tcp.js');
-    requireTcp(specs.map(({ service, protocol }) => ({ name: service, protocol })));
+    const udpIdleMs = parseDuration(flags['udp-idle'], '--udp-idle', 1);
     const shutdown = listenForShutdown();
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
@@ -58,6 +63,7 @@ export default class ForwardCommand extends BaseCommand {
         resumeTimeoutMs,
         reconnectTimeoutMs,
         onNetworkChange: networkChange,
+        udpIdleMs,
         report: (event) => output.report(event),
       });
       code = await serve(forward, shutdown);

@@ -49,6 +49,8 @@ export interface DialHandshake {
   readonly tokens: readonly string[];
   /** How long this side's channels wait for a session, milliseconds; told to the peer. */
   readonly resumeTimeoutMs?: number;
+  /** What the peer may call besides `ping`. */
+  readonly dispatcher?: Dispatcher;
   readonly signal?: AbortSignal;
 }
 
@@ -80,7 +82,7 @@ export async function dialHandshake(session: Session, options: DialHandshake): P
   });
   const remote = await withTimeout(session, control.hello, HANDSHAKE_TIMEOUT_MS, options.signal);
   // The endpoint was dialled by this very key, so nothing else can stand behind it.
-  return control.admit(session.remoteId, remote, BASE_METHODS);
+  return control.admit(session.remoteId, remote, { ...BASE_METHODS, ...options.dispatcher });
 }
 
 /** As `dialHandshake`, for the accepting side. Answers with what `admit` granted. */

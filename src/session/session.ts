@@ -84,7 +84,8 @@ export interface Datagrams {
   readonly maxDatagramSize: number;
   /**
    * Sends in order until the send buffer is full; answers how many were taken, the rest is the
-   * caller's to count as lost. Throws TOO_LARGE or UNSUPPORTED.
+   * caller's to count as lost. The bytes are taken before it returns. Throws TOO_LARGE or UNSUPPORTED,
+   * having sent nothing.
    */
   send(datagrams: readonly Uint8Array[]): number;
   /** Batches as they arrived. Ends cleanly with the session. Bounded: the oldest are dropped. */
@@ -120,6 +121,8 @@ export interface Session {
   readonly incomingUnidirectionalStreams: AsyncIterable<ReceiveStream>;
   readonly datagrams: Datagrams;
   readonly maxDatagramSize: number;
+  /** Whether datagrams share a stream here: then none is lost on the way, and each waits for those before it. */
+  readonly reliableDatagrams: boolean;
   readonly path: SessionPath;
   /** Grows with whatever the peer's program sends; what its transport does by itself does not count. */
   readonly heard: number;

@@ -15,10 +15,15 @@ export class ChannelTable {
     this.#report = report;
   }
 
+  /** An id of this process, for what is reported as a channel and is none: a UDP flow. */
+  takeId(): number {
+    this.#lastId += 1;
+    return this.#lastId;
+  }
+
   /** Answers the function to call once, when the channel is over. */
   add(channel: Channel, peer: PeerSession, service: string): (error: TunnelError | undefined) => void {
-    this.#lastId += 1;
-    const id = this.#lastId;
+    const id = this.takeId();
     const described = {
       id,
       peer: peer.peer,

@@ -3,6 +3,7 @@ import type { KnownAddresses } from '../session/addresses.js';
 import { dialHandshake, type PeerSession } from '../session/handshake.js';
 import type { Identity } from '../session/identity.js';
 import type { NodeId } from '../session/node-id.js';
+import type { Dispatcher } from '../session/rpc-session.js';
 import type { SessionPath } from '../session/session.js';
 import { connectFirst, type Way } from '../session/way.js';
 
@@ -16,16 +17,19 @@ export interface Dialler {
   readonly addresses?: KnownAddresses;
   /** How long connections wait for a session, milliseconds. */
   readonly resumeTimeoutMs?: number;
+  /** What the peer may call besides `ping`. */
+  readonly dispatcher?: Dispatcher | undefined;
 }
 
 /** Throws UNREACHABLE, DENIED, VERSION, ABORTED and what else the handshake throws. */
 export async function dialPeer(dialler: Dialler, signal?: AbortSignal): Promise<PeerSession> {
-  const { identity, ways, token, addresses, resumeTimeoutMs } = dialler;
+  const { identity, ways, token, addresses, resumeTimeoutMs, dispatcher } = dialler;
   const session = await connectFirst(ways, signal);
   const peer = await dialHandshake(session, {
     identity,
     tokens: token === undefined ? [] : [token],
     ...(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs }),
+    ...(dispatcher ? { dispatcher } : {}),
     ...(signal ? { signal } : {}),
   });
   if (addresses) remember(peer, addresses);

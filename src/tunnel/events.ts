@@ -1,6 +1,7 @@
 /** What a running tunnel reports: the JSON events of the command line are these, with a time. */
 import type { TunnelError, TunnelErrorCode } from '../error.js';
 import type { NodeId } from '../session/node-id.js';
+import type { Drops, FlowTotals } from './flow-counters.js';
 import type { Protocol } from './spec.js';
 
 export type SessionState = 'connecting' | 'connected' | 'reconnecting' | 'closed';
@@ -66,6 +67,31 @@ export type TunnelEvent =
       /** Bytes sent to the peer. */
       readonly bytesOut: number;
       readonly durationMs: number;
+      /** UDP only, as are the next four: packets from the peer that were passed on. */
+      readonly packetsIn?: number;
+      /** Packets sent to the peer. */
+      readonly packetsOut?: number;
+      /** Packets dropped on this side, either way, by reason. */
+      readonly dropped?: Drops;
+      /** Packets that the peer sent and that did not arrive here; absent where the peer could not be asked. */
+      readonly lostIn?: number;
+      /** Packets that were sent to the peer and did not arrive there. */
+      readonly lostOut?: number;
+    }
+  /** UDP of one service since the start, at the end of the program. Without `service`: what belonged to none. */
+  | ({
+      readonly event: 'udp.totals';
+      readonly peer?: NodeId;
+      readonly service?: string;
+      readonly flows: number;
+    } & FlowTotals)
+  /** Something to know that is no error. */
+  | {
+      readonly event: 'notice';
+      readonly code: 'small-socket-buffers' | 'udp-not-on-datagrams';
+      readonly peer?: NodeId;
+      readonly message: string;
+      readonly hint?: string;
     }
   /** Something failed that did not end the program. */
   | {

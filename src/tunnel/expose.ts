@@ -24,6 +24,7 @@ import { reportConnected } from './report-session.js';
 import { encodeServices } from './services.js';
 import type { Service } from './spec.js';
 import { tcpExit } from './tcp-exit.js';
+import { type UdpConnection, UdpExits } from './udp-exits.js';
 
 /** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
 const MAX_HANDSHAKES = 256;
@@ -59,6 +60,7 @@ export class Expose {
   readonly #policy: Policy;
   readonly #token: string;
   readonly #channels: ChannelTable;
+  readonly #udp: UdpExits;
   readonly #sessions = new Set<Session>();
   /** Those of the sessions that have been admitted. */
   readonly #peers = new Set<PeerSession>();
@@ -79,6 +81,7 @@ export class Expose {
     this.#token = ticketToken(options.identity, options.services);
     this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
     this.#channels = new ChannelTable(options.report);
+    this.#udp = new UdpExits({ report: options.report, takeId: () => this.#channels.takeId() });
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
     this.#endWatch = watchNetwork(() => void this.#networkChanged());
   }
@@ -96,6 +99,7 @@ export class Expose {
     for (const peer of this.#peers) peer.goAway(error);
     await this.#channels.drain(drainMs, signal);
     this.#channels.abortAll(error);
+    this.#udp.close();
     for (const session of this.#sessions) session.close(error.wireCode, error.message);
     await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close()));
   }
@@ -115,18 +119,25 @@ export class Expose {
     this.#sessions.add(session);
     this.#handshakes += 1;
     let admitted: Admitted;
+    let udp: UdpConnection | undefined;
     try {
       const { peer, grant } = await acceptHandshake(session, {
         identity: this.#options.identity,
         admit: (id, tokens) => this.#policy.admit(id, tokens),
         services: (allowed) => this.#policy.describe(allowed),
-        dispatcher: (allowed, id, remote) => ({
-          'services.list': () => encodeServices(this.#policy.describe(allowed)),
-          [SYNC_METHOD]: (payload) => {
-            this.#channelsOf(id, remote).sync(session, decodeLists(payload));
-            return new Uint8Array();
-          },
-        }),
+        dispatcher: (allowed, id, remote) => {
+          udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name) =>
+            this.#udpService(id, allowed, name),
+          );
+          return {
+            'services.list': () => encodeServices(this.#policy.describe(allowed)),
+            [SYNC_METHOD]: (payload) => {
+              this.#channelsOf(id, remote).sync(session, decodeLists(payload));
+              return new Uint8Array();
+            },
+            ...udp.dispatcher,
+          };
+        },
       });
       admitted = { peer, grant, channels: this.#channelsOf(peer.peer, peer.remote) };
     } catch (error) {
@@ -140,6 +151,7 @@ export class Expose {
     } finally {
       this.#handshakes -= 1;
     }
+    udp?.attach(admitted.peer);
     await this.#live(admitted);
     this.#sessions.delete(session);
   }
@@ -277,6 +289,15 @@ export class Expose {
       track: () => this.#channels.add(channel, peer, service.name),
       onDialFailed: (error) => this.#options.report(errorEvent(error)),
     });
+  }
+
+  #udpService(peer: NodeId, grant: Grant, name: string): Service | undefined {
+    const service = this.#policy.service(grant, name, 'udp');
+    if (!service) {
+      const error = new TunnelError('DENIED', 'asked for a UDP service it may not reach');
+      this.#deny(peer, error.message, error);
+    }
+    return service;
   }
 
   #deny(peer: NodeId, what: string, error: TunnelError): void {

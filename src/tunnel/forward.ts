@@ -15,6 +15,7 @@ import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
 import type { ForwardSpec } from './spec.js';
 import { TcpEntry } from './tcp-entry.js';
+import { UdpEntries } from './udp-entries.js';
 
 const ERRORS_PER_SECOND = 10;
 
@@ -23,6 +24,8 @@ export interface ForwardOptions extends Dialler {
   readonly report: Report;
   /** Ends with UNREACHABLE after so long without a session, milliseconds; never unless given. */
   readonly reconnectTimeoutMs?: number | undefined;
+  /** Milliseconds after the last packet either way at which a UDP flow ends. */
+  readonly udpIdleMs?: number;
   /** Called when the machine's network has changed. */
   readonly onNetworkChange?: () => Promise<void>;
 }
@@ -31,6 +34,7 @@ interface Parts {
   readonly table: ChannelTable;
   readonly channels: OpenedChannels;
   readonly entries: readonly TcpEntry[];
+  readonly udp: UdpEntries;
   readonly link: Link;
   readonly endWatch: () => void;
 }
@@ -54,28 +58,45 @@ export class Forward {
     const errors = new RateLimit(ERRORS_PER_SECOND);
     const starting: { link?: Link } = {};
     const entries: TcpEntry[] = [];
+    const locals: string[] = [];
+    const onError = (error: TunnelError) => {
+      if (errors.take() !== undefined) report(errorEvent(error));
+    };
+    const udp = new UdpEntries({
+      peer,
+      report,
+      takeId: () => table.takeId(),
+      onError,
+      ...(options.udpIdleMs === undefined ? {} : { idleMs: options.udpIdleMs }),
+    });
     try {
       for (const spec of specs) {
-        entries.push(
-          await TcpEntry.listen(spec.local, {
-            service: spec.service,
-            channels,
-            session: (signal) => (starting.link as Link).session(signal),
-            track: (channel, session) => table.add(channel, session, spec.service),
-            onError: (error) => {
-              if (errors.take() !== undefined) report(errorEvent(error));
-            },
-          }),
-        );
+        if (spec.protocol === 'udp') {
+          locals.push((await udp.listen(spec.local, spec.service)).local);
+          continue;
+        }
+        const entry = await TcpEntry.listen(spec.local, {
+          service: spec.service,
+          channels,
+          session: (signal) => (starting.link as Link).session(signal),
+          track: (channel, session) => table.add(channel, session, spec.service),
+          onError,
+        });
+        entries.push(entry);
+        locals.push(entry.local);
       }
     } catch (error) {
       for (const entry of entries) await entry.close();
+      await udp.close();
       throw error;
     }
     const reporter = new LinkReporter(options, channels, entries);
     const link = new Link({
-      dial: admittedDial(options),
-      onState: (state) => reporter.onState(state),
+      dial: admittedDial({ ...options, dispatcher: udp.dispatcher }),
+      onState: (state) => {
+        reporter.onState(state);
+        if (state.state === 'connected') udp.session(state.peer);
+      },
       busy: () => channels.waiting > 0 || table.awaitsPeer(),
       giveUpAfterMs: options.reconnectTimeoutMs,
     });
@@ -85,27 +106,27 @@ export class Forward {
       link.networkChanged();
     });
     for (const [index, spec] of specs.entries()) {
-      const entry = entries[index] as TcpEntry;
       report({
         event: 'listening',
         protocol: spec.protocol,
-        local: entry.local,
+        local: locals[index] as string,
         peer,
         service: spec.service,
       });
     }
-    return new Forward({ table, channels, entries, link, endWatch });
+    return new Forward({ table, channels, entries, udp, link, endWatch });
   }
 
   /** Takes no new connections, waits up to `drainMs` for the open ones, then resets what is left. */
   async close(drainMs: number, signal?: AbortSignal): Promise<void> {
     if (this.#ending.signal.aborted) return;
     this.#ending.abort();
-    const { table, channels, entries, link, endWatch } = this.#parts;
+    const { table, channels, entries, udp, link, endWatch } = this.#parts;
     endWatch();
     for (const entry of entries) await entry.close();
     await table.drain(drainMs, signal);
     channels.abortAll(new TunnelError('SHUTDOWN', 'the peer is shutting down'));
+    await udp.close();
     await link.close();
   }
 }

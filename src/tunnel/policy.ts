@@ -1,5 +1,5 @@
 /**
- * Who may reach what: the one place that decides, asked at HELLO and again at every OPEN.
+ * Who may reach what: the one place that decides, asked at HELLO and again at every OPEN and `flow.open`.
  *
  * Deny by default. A peer is let in by a capability token of a ticket, or by being this identity
  * itself (its owner's other processes and machines).
@@ -9,7 +9,7 @@ import type { ServiceInfo } from '../session/hello.js';
 import type { Identity } from '../session/identity.js';
 import type { NodeId } from '../session/node-id.js';
 import { TOKEN_BYTES } from '../session/ticket.js';
-import type { Service } from './spec.js';
+import type { Protocol, Service } from './spec.js';
 
 /** What one admitted session may do. */
 export interface Grant {
@@ -34,8 +34,8 @@ export class Policy {
   }
 
   /** The service of that name, if the grant covers it. Undefined denies, and does not say whether it exists. */
-  service(grant: Grant, name: string): Service | undefined {
-    return grant.services.find((service) => service.name === name && service.target.protocol === 'tcp');
+  service(grant: Grant, name: string, protocol: Protocol = 'tcp'): Service | undefined {
+    return grant.services.find((service) => service.name === name && service.target.protocol === protocol);
   }
 
   describe(grant: Grant): readonly ServiceInfo[] {

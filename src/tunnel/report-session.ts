@@ -1,20 +1,6 @@
-/** Reports a session's life: connected, every change of its path, closed. */
-import type { TunnelError } from '../error.js';
+/** Reports a session that is there, and every change of its path. */
 import type { PeerSession } from '../session/handshake.js';
 import type { Report } from './events.js';
-
-/** Reports `connected` now; answers what reports `closed`. */
-export function reportSession(peer: PeerSession, report: Report): (error: TunnelError | undefined) => void {
-  reportConnected(peer, report);
-  return (error) => {
-    report({
-      event: 'session',
-      peer: peer.peer,
-      state: 'closed',
-      ...(error ? { error: { code: error.code, message: error.message } } : {}),
-    });
-  };
-}
 
 export function reportConnected(
   peer: PeerSession,

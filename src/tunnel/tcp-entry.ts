@@ -6,6 +6,7 @@ import { type Channel, INITIAL_WINDOW_BYTES } from '../session/channel.js';
 import type { PeerSession } from '../session/handshake.js';
 import type { OpenedChannels } from '../session/opened-channels.js';
 import { join, readFrom, resetSocket } from './join.js';
+import { listenError } from './listen-error.js';
 import { encodeOpen } from './open.js';
 import { formatHostPort, formatLocal, type Local } from './spec.js';
 
@@ -51,7 +52,7 @@ export class TcpEntry {
     });
     if (local.kind === 'unix') await removeStaleSocket(local.path);
     await new Promise<void>((resolve, reject) => {
-      const onError = (error: Error) => reject(listenError(local, error));
+      const onError = (error: Error) => reject(listenError(local, error, 'tcp'));
       server.once('error', onError);
       server.listen(
         local.kind === 'unix'
@@ -164,31 +165,6 @@ function boundAddress(server: Server, local: Local): string {
   if (local.kind === 'unix') return formatLocal(local);
   const { address, port } = server.address() as AddressInfo;
   return formatHostPort(address, port);
-}
-
-function listenError(local: Local, error: Error): TunnelError {
-  const where = formatLocal(local);
-  switch (systemCode(error)) {
-    case 'EADDRINUSE':
-      return new TunnelError('PORT_IN_USE', `cannot listen on ${where}: it is in use by another program`, {
-        hint: 'choose another local port, or 0 for a free one: 0:service',
-        cause: error,
-      });
-    case 'EACCES':
-      return new TunnelError('CANNOT_BIND', `cannot listen on ${where}: not permitted`, {
-        hint: 'ports below 1024 need privileges; choose one above: 15432:db',
-        cause: error,
-      });
-    default:
-      return new TunnelError(
-        'CANNOT_BIND',
-        `cannot listen on ${where} (${systemCode(error) ?? error.message})`,
-        {
-          hint: 'listen on an address of this machine: 127.0.0.1:15432:db',
-          cause: error,
-        },
-      );
-  }
 }
 
 function acceptError(local: string, error: Error): TunnelError {

@@ -235,6 +235,7 @@ class IrohSession implements Session {
   readonly incomingBidirectionalStreams = new AsyncQueue<BidirectionalStream>();
   readonly incomingUnidirectionalStreams = new AsyncQueue<ReceiveStream>();
   readonly datagrams: Datagrams;
+  readonly reliableDatagrams = false;
   readonly #native: Native.Connection;
   readonly #events: Events;
   readonly #streams = new Set<IrohStream>();

@@ -29,6 +29,8 @@ export interface MemoryOptions {
   readonly latencyMs?: number;
   /** Answers true for a datagram that is to be lost. */
   readonly loseDatagram?: (payload: Uint8Array) => boolean;
+  /** What arrives of the datagrams sent together: fewer, more, in another order. */
+  readonly shapeDatagrams?: (datagrams: readonly Uint8Array[]) => readonly Uint8Array[];
   /** Node IDs of the dialler and the acceptor; random ones unless given. */
   readonly ids?: readonly [NodeId, NodeId];
 }
@@ -106,6 +108,7 @@ class MemorySession implements Session {
   readonly incomingBidirectionalStreams = new AsyncQueue<BidirectionalStream>();
   readonly incomingUnidirectionalStreams = new AsyncQueue<ReceiveStream>();
   readonly datagrams: Datagrams;
+  readonly reliableDatagrams = false;
   readonly path: SessionPath;
   readonly #incomingDatagrams = new AsyncQueue<readonly Buffer[]>();
   readonly #streams = new Set<MemoryStream>();
@@ -132,7 +135,7 @@ class MemorySession implements Session {
     this.datagrams = {
       maxDatagramSize: MAX_DATAGRAM_BYTES,
       incoming: this.#incomingDatagrams,
-      send: (datagrams) => this.#sendDatagrams(datagrams, options.loseDatagram),
+      send: (datagrams) => this.#sendDatagrams(datagrams, options),
     };
   }
 
@@ -223,17 +226,23 @@ class MemorySession implements Session {
     return near;
   }
 
-  #sendDatagrams(datagrams: readonly Uint8Array[], lose: MemoryOptions['loseDatagram']): number {
+  #sendDatagrams(datagrams: readonly Uint8Array[], { loseDatagram, shapeDatagrams }: MemoryOptions): number {
     if (this.#ended) throw new TunnelError('SESSION_LOST', 'the session has ended');
     const large = datagrams.find((datagram) => datagram.length > MAX_DATAGRAM_BYTES);
     if (large) {
       throw new TunnelError('TOO_LARGE', `a datagram of ${large.length} bytes exceeds ${MAX_DATAGRAM_BYTES}`);
     }
-    const batch = datagrams.filter((datagram) => !lose?.(datagram)).map((datagram) => Buffer.from(datagram));
+    const shaped = shapeDatagrams?.(datagrams) ?? datagrams;
+    const batch = shaped.filter((datagram) => !loseDatagram?.(datagram)).map((each) => Buffer.from(each));
+    const bytes = batch.reduce((sum, { length }) => sum + length, 0);
     const peer = this.#peer;
+    this.count(bytes, 0);
     this.wire.send(() => {
       if (peer.#incomingDatagrams.length >= MAX_QUEUED_DATAGRAM_BATCHES) peer.#incomingDatagrams.shift();
       peer.#incomingDatagrams.push(batch);
+      peer.count(0, bytes);
+      // As QUIC does: what arrived is acknowledged.
+      this.count(0, 1);
     });
     return datagrams.length;
   }

@@ -1,0 +1,351 @@
+/**
+ * UDP on the accepting side: the flows of every peer, which belong to the peer's process and not to a
+ * session, so that a reconnect finds them with the sockets they had.
+ */
+import { TunnelError } from '../error.js';
+import type { PeerSession } from '../session/handshake.js';
+import type { NodeId } from '../session/node-id.js';
+import type { Dispatcher } from '../session/rpc-session.js';
+import { DatagramSender } from './datagram-sender.js';
+import { EarlyDatagrams } from './early-datagrams.js';
+import { FlowCloser } from './flow-closer.js';
+import { FlowCounters } from './flow-counters.js';
+import {
+  decodeFlowCounts,
+  decodeFlowOpen,
+  encodeFlowCounts,
+  FLOW_CLOSE,
+  FLOW_OPEN,
+  type FlowCount,
+} from './flow-messages.js';
+import { FlowTable, REASSEMBLY_BYTES } from './flow-table.js';
+import { flowOf } from './fragment.js';
+import { ReassemblyBudget } from './reassembly.js';
+import { type ServiceTotal, ServiceTotals } from './service-totals.js';
+import type { Service } from './spec.js';
+import { ExitFlow } from './udp-exit.js';
+import { type FlowEnd, UdpReport, type UdpReportOptions } from './udp-report.js';
+
+/** Flows of all peers together: each has a file descriptor. */
+const MAX_ALL_FLOWS = 8192;
+/** The opener ends what is idle; this side does where the opener does not. */
+const IDLE_GRACE_MS = 2000;
+const MAX_IDLE_MS = 24 * 60 * 60 * 1000;
+const SWEEP_MS = 250;
+
+export interface UdpExitsOptions extends UdpReportOptions {
+  readonly maxFlows?: number;
+}
+
+/** Whose flows they are. The identity is proven; the instance is the peer's own affair. */
+export interface FlowOwner {
+  readonly peer: NodeId;
+  readonly instanceId: string;
+}
+
+/** The flows of one process of a peer. */
+interface Owned {
+  readonly key: string;
+  readonly flows: FlowTable<ExitFlow>;
+  /** Sessions it has now. */
+  connections: number;
+}
+
+export class UdpExits {
+  readonly #report: UdpReport;
+  readonly #maxFlows: number | undefined;
+  readonly #owners = new Map<string, Owned>();
+  readonly #ends = new Map<ExitFlow, { owned: Owned; report(reason: FlowEnd, theirs?: FlowCount): void }>();
+  readonly #closers = new Map<DatagramSender, FlowCloser>();
+  readonly #budget = new ReassemblyBudget(REASSEMBLY_BYTES);
+  readonly #totals = new ServiceTotals();
+  readonly #unassigned = new FlowCounters();
+  readonly #sweep: NodeJS.Timeout;
+  readonly #connections = new Set<UdpConnection>();
+  #closed = false;
+
+  constructor(options: UdpExitsOptions) {
+    this.#report = new UdpReport(options);
+    this.#maxFlows = options.maxFlows;
+    this.#sweep = setInterval(() => this.#onSweep(), SWEEP_MS);
+    this.#sweep.unref();
+  }
+
+  /**
+   * What one session of the peer may do. `authorise` is asked at every opening, also of a flow that is
+   * there already; undefined denies.
+   */
+  connection(owner: FlowOwner, authorise: (service: string) => Service | undefined): UdpConnection {
+    return new UdpConnection(owner, authorise, {
+      open: (connection, body) => this.#open(connection, body),
+      close: (connection, body) => this.#onClosedByPeer(connection, body),
+      begin: (connection) => this.#begin(connection),
+      end: (connection) => this.#endConnection(connection),
+      datagram: (connection, datagram, now) => this.#onDatagram(connection, datagram, now),
+    });
+  }
+
+  get openFlows(): number {
+    return this.#ends.size;
+  }
+
+  totals(): readonly ServiceTotal[] {
+    return this.#totals.snapshot(this.#ends.keys());
+  }
+
+  /** Ends every flow and reports the totals. Idempotent. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    clearInterval(this.#sweep);
+    for (const flow of [...this.#ends.keys()]) this.#finish(flow, 'shutdown', undefined);
+    for (const connection of this.#connections) this.#expireEarly(connection, Number.POSITIVE_INFINITY);
+    for (const { service, flows, counters } of this.#totals.snapshot([])) {
+      this.#report.totals(undefined, service, flows, counters);
+    }
+    if (Object.keys(this.#unassigned.dropped).length > 0) {
+      this.#report.totals(undefined, undefined, 0, this.#unassigned);
+    }
+  }
+
+  // ---- sessions
+
+  #begin(connection: UdpConnection): void {
+    const { sender, peer } = connection;
+    if (!sender || !peer) return;
+    this.#connections.add(connection);
+    this.#closers.set(sender, new FlowCloser(peer.rpc));
+    this.#ownedBy(connection.owner).connections += 1;
+  }
+
+  #endConnection(connection: UdpConnection): void {
+    this.#connections.delete(connection);
+    this.#expireEarly(connection, Number.POSITIVE_INFINITY);
+    if (connection.sender) this.#closers.delete(connection.sender);
+    const owned = this.#ownedBy(connection.owner);
+    owned.connections -= 1;
+    for (const flow of owned.flows.values()) {
+      if (flow.sender === connection.sender) flow.sender = undefined;
+    }
+    this.#forgetIfIdle(owned);
+  }
+
+  #ownedBy(owner: FlowOwner): Owned {
+    const key = `${owner.peer} ${owner.instanceId}`;
+    const known = this.#owners.get(key);
+    if (known) return known;
+    const owned = { key, flows: new FlowTable<ExitFlow>(this.#maxFlows), connections: 0 };
+    this.#owners.set(key, owned);
+    return owned;
+  }
+
+  #forgetIfIdle(owned: Owned): void {
+    if (owned.connections === 0 && owned.flows.size === 0) this.#owners.delete(owned.key);
+  }
+
+  // ---- calls of the peer
+
+  /** Answers 1 for a flow that was there already, 0 for a new one. */
+  async #open(connection: UdpConnection, payload: Uint8Array): Promise<Uint8Array> {
+    const { flow: id, resume, idleMs, service: name } = decodeFlowOpen(payload);
+    if (!connection.sender) throw new TunnelError('UNAVAILABLE', 'the session is not ready');
+    const owned = this.#ownedBy(connection.owner);
+    const known = owned.flows.get(id);
+    const service = connection.authorise(name);
+    if (!service || this.#closed) {
+      if (known) this.#finish(known, 'denied', undefined);
+      this.#unassigned.drop('denied', connection.early.take(id).length);
+      throw this.#closed
+        ? new TunnelError('SHUTDOWN', 'the peer is shutting down')
+        : new TunnelError('DENIED', 'the peer may not have this service');
+    }
+    this.#announce(connection);
+    if (known) {
+      if (known.service !== name)
+        throw new TunnelError('INVALID_ARGUMENT', `flow ${id} is of another service`);
+      known.sender = connection.sender;
+      known.lastActiveAt = performance.now();
+      return Buffer.of(1);
+    }
+    if (resume) throw new TunnelError('NOT_FOUND', `there is no flow ${id}`);
+    const flow = this.#add(connection, owned, service, { id, idleMs });
+    const ready = flow.connect();
+    for (const datagram of connection.early.take(id)) this.#take(flow, datagram, performance.now());
+    try {
+      await ready;
+    } catch (error) {
+      this.#finish(flow, 'refused', undefined);
+      throw error;
+    }
+    return Buffer.of(0);
+  }
+
+  /** Once for each session that carries UDP. */
+  #announce(connection: UdpConnection): void {
+    if (connection.announced || !connection.peer) return;
+    connection.announced = true;
+    this.#report.session(connection.peer);
+  }
+
+  #add(
+    connection: UdpConnection,
+    owned: Owned,
+    service: Service,
+    { id, idleMs }: { readonly id: number; readonly idleMs: number },
+  ): ExitFlow {
+    if (owned.flows.isFull) {
+      const oldest = owned.flows.oldest();
+      if (oldest) this.#end(oldest, 'evicted');
+    }
+    if (this.#ends.size >= MAX_ALL_FLOWS) this.#makeRoom();
+    const flow = new ExitFlow({
+      id,
+      service: service.name,
+      idleMs: Math.min(idleMs, MAX_IDLE_MS) + IDLE_GRACE_MS,
+      budget: this.#budget,
+      target: service,
+      onBuffers: (bytes) => this.#report.socketBuffers(bytes),
+    });
+    flow.sender = connection.sender;
+    owned.flows.add(flow);
+    const report = this.#report.opened(flow, connection.peer as PeerSession);
+    this.#ends.set(flow, { owned, report: (reason, theirs) => report(reason, theirs) });
+    return flow;
+  }
+
+  /** A flow whose peer is away has to go first. Throws LIMIT where there is none. */
+  #makeRoom(): void {
+    let oldest: ExitFlow | undefined;
+    for (const flow of this.#ends.keys()) {
+      if (!flow.sender && (!oldest || flow.lastActiveAt < oldest.lastActiveAt)) oldest = flow;
+    }
+    if (!oldest) throw new TunnelError('LIMIT', `${MAX_ALL_FLOWS} UDP flows are open already`);
+    this.#end(oldest, 'evicted');
+  }
+
+  #onClosedByPeer(connection: UdpConnection, payload: Uint8Array): Uint8Array {
+    const own: FlowCount[] = [];
+    const { flows } = this.#ownedBy(connection.owner);
+    for (const theirs of decodeFlowCounts(payload)) {
+      const flow = flows.get(theirs.flow);
+      if (!flow) continue;
+      flow.end();
+      own.push(countOf(flow));
+      this.#finish(flow, 'closed', theirs);
+    }
+    return encodeFlowCounts(own);
+  }
+
+  // ---- datagrams of the peer
+
+  #onDatagram(connection: UdpConnection, datagram: Buffer, now: number): void {
+    const id = flowOf(datagram);
+    if (id === undefined) {
+      this.#unassigned.drop('inconsistent');
+      return;
+    }
+    const flow = this.#ownedBy(connection.owner).flows.get(id);
+    if (flow) this.#take(flow, datagram, now);
+    else if (!connection.early.hold(id, datagram, now)) this.#unassigned.drop('no-flow');
+  }
+
+  #take(flow: ExitFlow, datagram: Buffer, now: number): void {
+    const payload = flow.accept(datagram, now);
+    if (payload) flow.deliver(payload);
+  }
+
+  // ---- ending
+
+  #onSweep(): void {
+    const now = performance.now();
+    for (const { flows } of this.#owners.values()) {
+      for (const flow of flows.sweep(now)) this.#end(flow, 'idle');
+    }
+    for (const connection of this.#connections) this.#expireEarly(connection, now);
+  }
+
+  #expireEarly(connection: UdpConnection, now: number): void {
+    const late = connection.early.expire(now);
+    if (late > 0) this.#unassigned.drop('no-flow', late);
+  }
+
+  /** Tells the opener, where there is one, and reports the end with what it answered. */
+  #end(flow: ExitFlow, reason: FlowEnd): void {
+    const closer = flow.sender && this.#closers.get(flow.sender);
+    const entry = this.#ends.get(flow);
+    if (!entry) return;
+    this.#remove(flow, entry.owned);
+    if (!closer) {
+      entry.report(reason);
+      return;
+    }
+    void closer.close(countOf(flow)).then((theirs) => entry.report(reason, theirs));
+  }
+
+  #finish(flow: ExitFlow, reason: FlowEnd, theirs: FlowCount | undefined): void {
+    const entry = this.#ends.get(flow);
+    if (!entry) return;
+    this.#remove(flow, entry.owned);
+    entry.report(reason, theirs);
+  }
+
+  #remove(flow: ExitFlow, owned: Owned): void {
+    this.#ends.delete(flow);
+    owned.flows.delete(flow);
+    flow.end();
+    this.#totals.add(flow);
+    this.#forgetIfIdle(owned);
+  }
+}
+
+interface Registry {
+  open(connection: UdpConnection, payload: Uint8Array): Promise<Uint8Array>;
+  close(connection: UdpConnection, payload: Uint8Array): Uint8Array;
+  begin(connection: UdpConnection): void;
+  end(connection: UdpConnection): void;
+  datagram(connection: UdpConnection, datagram: Buffer, now: number): void;
+}
+
+/** The part of one session. */
+export class UdpConnection {
+  /** What the peer may call. */
+  readonly dispatcher: Dispatcher;
+  readonly owner: FlowOwner;
+  readonly authorise: (service: string) => Service | undefined;
+  readonly early = new EarlyDatagrams();
+  readonly #registry: Registry;
+  peer: PeerSession | undefined;
+  sender: DatagramSender | undefined;
+  announced = false;
+
+  constructor(owner: FlowOwner, authorise: (service: string) => Service | undefined, registry: Registry) {
+    this.owner = owner;
+    this.authorise = authorise;
+    this.#registry = registry;
+    this.dispatcher = {
+      [FLOW_OPEN]: (payload) => registry.open(this, payload),
+      [FLOW_CLOSE]: (payload) => registry.close(this, payload),
+    };
+  }
+
+  /** Takes the session's datagrams from now on. Ends by itself with the session. */
+  attach(peer: PeerSession): void {
+    this.peer = peer;
+    this.sender = new DatagramSender(peer.session);
+    this.#registry.begin(this);
+    void this.#receive(peer);
+  }
+
+  async #receive({ session }: PeerSession): Promise<void> {
+    for await (const batch of session.datagrams.incoming) {
+      const now = performance.now();
+      for (const datagram of batch) this.#registry.datagram(this, datagram, now);
+    }
+    await session.closed;
+    this.#registry.end(this);
+  }
+}
+
+function countOf({ id, counters }: ExitFlow): FlowCount {
+  return { flow: id, sent: counters.packetsOut, seen: counters.seen };
+}
