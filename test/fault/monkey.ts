@@ -73,12 +73,13 @@ export async function runMonkey(rig: Rig, options: MonkeyOptions): Promise<Monke
   void suffering.finally(() => {
     calmAt = performance.now();
   });
-  const settled = async (near: Party, far: () => Party | undefined) => {
+  /** Whether both sides were over in time. */
+  const settled = async (near: Party, far: () => Party | undefined): Promise<boolean> => {
     for (;;) {
       const other = far();
       // One that was reset before it arrived may never arrive.
-      if (near.isOver && (other ? other.isOver : near.didReset)) return;
-      if (calmAt !== undefined && performance.now() - calmAt > SETTLE_MS) return;
+      if (near.isOver && (other ? other.isOver : near.didReset)) return true;
+      if (calmAt !== undefined && performance.now() - calmAt > SETTLE_MS) return false;
       const open = [near, other].filter((party) => party && !party.isOver).map((party) => party?.changed());
       await Promise.race([...open, lasting(500)]);
     }
@@ -94,9 +95,11 @@ export async function runMonkey(rig: Rig, options: MonkeyOptions): Promise<Monke
         void actFar(party, doing);
       });
       void actNear(pair, doing);
-      await settled(pair.near, () => far);
+      const inTime = await settled(pair.near, () => far);
       lived.push({ name, near: pair.near, far, plan: doing });
-      broken.push(...violations(pair.near, far).map((rule) => `connection ${name} (#${pair.id}): ${rule}`));
+      const rules = violations(pair.near, far);
+      if (!inTime && rules.length === 0) rules.push(`is not over; near ${pair.near}; far ${far}`);
+      broken.push(...rules.map((rule) => `connection ${name} (#${pair.id}): ${rule}`));
     }
   };
   await Promise.all([suffering, ...Array.from({ length: connections }, (_, number) => worker(number))]);

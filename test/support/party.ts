@@ -52,6 +52,8 @@ export class Party {
     // Whatever the code, a failure is not an end: EPIPE is how a write learns of a reset.
     socket.on('error', () => {
       if (!this.#didReset) this.#seen = 'reset';
+      // A write that fails at once does not destroy a socket that is held open.
+      socket.destroy();
       this.#wake();
     });
     socket.on('close', () => this.#wake());
