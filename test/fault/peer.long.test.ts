@@ -144,7 +144,10 @@ describeFaults('SIGINT during an outage', () => {
       const askedAt = performance.now();
       which(rig).kill('SIGINT');
       expect(await which(rig).exited).toBe(130);
-      expect(performance.now() - askedAt).toBeLessThan(13_000);
+      const took = performance.now() - askedAt;
+      say(`  ended after ${(took / 1000).toFixed(1)} s`);
+      // The engine takes up to 3 s more to say goodbye over a path that is not there.
+      expect(took).toBeLessThan(15_000);
       const own = which(rig) === rig.forward ? near : far;
       expect(await own.whenSeen(5_000)).toBe('reset');
     },
