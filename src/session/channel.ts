@@ -129,6 +129,21 @@ export class Channel {
     return performance.now() - this.#openedAt;
   }
 
+  /** How far its life has come, in words for people. */
+  get state():
+    | 'opening'
+    | 'open'
+    | 'half-closed (sent EOS)'
+    | 'half-closed (got EOS)'
+    | 'closing'
+    | 'closed' {
+    if (this.#closed) return 'closed';
+    if (this.#eosSent && this.#eosReceived) return 'closing';
+    if (this.#eosSent) return 'half-closed (sent EOS)';
+    if (this.#eosReceived) return 'half-closed (got EOS)';
+    return this.#opened ? 'open' : 'opening';
+  }
+
   get isClosed(): boolean {
     return this.#closed;
   }

@@ -45,6 +45,8 @@ export interface DialHandshake {
   readonly identity: Identity;
   readonly tokens: readonly string[];
   readonly signal?: AbortSignal;
+  /** What the peer may call besides `ping`. */
+  readonly dispatcher?: Dispatcher | undefined;
 }
 
 export interface AcceptHandshake<Grant> {
@@ -54,7 +56,7 @@ export interface AcceptHandshake<Grant> {
   /** What `grant` may reach, told to the peer. */
   services(grant: Grant): readonly ServiceInfo[];
   /** What the peer may call besides `ping`. */
-  dispatcher(grant: Grant): Dispatcher;
+  dispatcher(grant: Grant, peer: NodeId): Dispatcher;
 }
 
 /** Throws DENIED, VERSION, PROTOCOL, TIMEOUT or SESSION_LOST; the session is closed then. */
@@ -74,7 +76,7 @@ export async function dialHandshake(session: Session, options: DialHandshake): P
   });
   const remote = await withTimeout(session, control.hello, HANDSHAKE_TIMEOUT_MS, options.signal);
   // The endpoint was dialled by this very key, so nothing else can stand behind it.
-  return control.admit(session.remoteId, remote, BASE_METHODS);
+  return control.admit(session.remoteId, remote, { ...BASE_METHODS, ...options.dispatcher });
 }
 
 /** As `dialHandshake`, for the accepting side. Answers with what `admit` granted. */
@@ -90,7 +92,7 @@ export async function acceptHandshake<Grant>(
     throw refuse(session, new TunnelError('DENIED', 'the peer is not allowed to connect'));
   }
   // Before the answer: the peer may call as soon as it has it.
-  const admitted = control.admit(peer, remote, { ...BASE_METHODS, ...options.dispatcher(grant) });
+  const admitted = control.admit(peer, remote, { ...BASE_METHODS, ...options.dispatcher(grant, peer) });
   control.send({ ...baseHello(options.identity), services: options.services(grant) });
   return { peer: admitted, grant };
 }

@@ -2,6 +2,7 @@
 import { dialHandshake, type PeerSession } from '../session/handshake.js';
 import type { Identity } from '../session/identity.js';
 import type { NodeId } from '../session/node-id.js';
+import type { Dispatcher } from '../session/rpc-session.js';
 import { connectFirst, type Way } from '../session/way.js';
 
 export interface Dialler {
@@ -10,15 +11,18 @@ export interface Dialler {
   /** How the peer may be reached, the preferred way first. */
   readonly ways: readonly Way[];
   readonly token: string | undefined;
+  /** What the peer may call here. */
+  readonly methods?: Dispatcher | undefined;
 }
 
 /** Throws UNREACHABLE, DENIED, VERSION, ABORTED and what else the handshake throws. */
 export async function dialPeer(dialler: Dialler, signal?: AbortSignal): Promise<PeerSession> {
-  const { identity, ways, token } = dialler;
+  const { identity, ways, token, methods } = dialler;
   const session = await connectFirst(ways, signal);
   return dialHandshake(session, {
     identity,
     tokens: token === undefined ? [] : [token],
+    dispatcher: methods,
     ...(signal ? { signal } : {}),
   });
 }

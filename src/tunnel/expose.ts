@@ -4,17 +4,19 @@ import { acceptHandshake, closeError, type PeerSession } from '../session/handsh
 import type { Identity } from '../session/identity.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { readPreamble, StreamKind } from '../session/preamble.js';
+import type { Dispatcher } from '../session/rpc-session.js';
 import type { AddressHints, BidirectionalStream, Endpoint, Session } from '../session/session.js';
 import { formatTicket, type Ticket } from '../session/ticket.js';
 import { LINK_WINDOW_BYTES, WindowBudget } from '../session/window-budget.js';
-import { ChannelTable } from './channel-table.js';
+import { ChannelTable, statusSource } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
 import { decodeOpen } from './open.js';
 import { type Grant, Policy, ticketToken } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import { reportSession } from './report-session.js';
 import { encodeServices } from './services.js';
-import type { Service } from './spec.js';
+import { formatTarget, type Service } from './spec.js';
+import type { StatusSource } from './status.js';
 import { tcpExit } from './tcp-exit.js';
 
 /** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
@@ -29,6 +31,8 @@ export interface ExposeOptions {
   readonly identity: Identity;
   readonly services: readonly Service[];
   readonly report: Report;
+  /** What an admitted peer may call besides what an expose answers itself. */
+  readonly methods?: ((peer: NodeId) => Dispatcher) | undefined;
 }
 
 export class Expose {
@@ -39,6 +43,7 @@ export class Expose {
   readonly #sessions = new Set<Session>();
   /** Those of the sessions that have been admitted. */
   readonly #peers = new Set<PeerSession>();
+  readonly source: StatusSource;
   readonly #denials = new RateLimit(DENIALS_PER_SECOND);
   #handshakes = 0;
   #closing = false;
@@ -49,6 +54,7 @@ export class Expose {
     this.#token = ticketToken(options.identity, options.services);
     this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
     this.#channels = new ChannelTable(options.report);
+    this.source = statusSource(this.#channels, () => this.#peers);
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
   }
 
@@ -88,7 +94,8 @@ export class Expose {
         identity: this.#options.identity,
         admit: (peer, tokens) => this.#policy.admit(peer, tokens),
         services: (grant) => this.#policy.describe(grant),
-        dispatcher: (grant) => ({
+        dispatcher: (grant, from) => ({
+          ...this.#options.methods?.(from),
           'services.list': () => encodeServices(this.#policy.describe(grant)),
         }),
       });
@@ -138,7 +145,8 @@ export class Expose {
             service,
             budget,
             rttMs: () => peer.session.path.rttMs,
-            track: (channel) => this.#channels.add(channel, peer, service.name),
+            track: (channel) =>
+              this.#channels.add(channel, peer, service.name, { target: formatTarget(service.target) }),
             onDialFailed: (error) => this.#options.report(errorEvent(error)),
           });
         } catch (error) {

@@ -4,13 +4,14 @@ import type { PeerSession } from '../session/handshake.js';
 import { Link, type LinkState } from '../session/link.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { LINK_WINDOW_BYTES, WindowBudget } from '../session/window-budget.js';
-import { ChannelTable } from './channel-table.js';
+import { ChannelTable, statusSource } from './channel-table.js';
 import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
 import type { ForwardSpec } from './spec.js';
+import type { StatusSource } from './status.js';
 import { TcpEntry } from './tcp-entry.js';
 
 const ERRORS_PER_SECOND = 10;
@@ -27,12 +28,19 @@ export class Forward {
   readonly #ending = new AbortController();
   /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
   readonly ended: Promise<TunnelError | undefined>;
+  readonly source: StatusSource;
 
-  private constructor(channels: ChannelTable, entries: readonly TcpEntry[], link: Link) {
+  private constructor(
+    channels: ChannelTable,
+    entries: readonly TcpEntry[],
+    link: Link,
+    source: StatusSource,
+  ) {
     this.#channels = channels;
     this.#entries = entries;
     this.#link = link;
     this.ended = link.closed;
+    this.source = source;
   }
 
   /** Binds every local port, and only then dials. Throws PORT_IN_USE or CANNOT_BIND with nothing left open. */
@@ -44,13 +52,14 @@ export class Forward {
     const starting: { link?: Link } = {};
     const entries: TcpEntry[] = [];
     try {
-      for (const spec of specs) {
+      for (const [index, spec] of specs.entries()) {
         entries.push(
           await TcpEntry.listen(spec.local, {
             service: spec.service,
             budget,
             session: (signal) => (starting.link as Link).session(signal),
-            track: (channel, session) => channels.add(channel, session, spec.service),
+            track: (channel, session, client) =>
+              channels.add(channel, session, spec.service, { local: entries[index]?.local ?? '', client }),
             onError: (error) => {
               if (errors.take() !== undefined) report(errorEvent(error));
             },
@@ -62,6 +71,7 @@ export class Forward {
       throw error;
     }
     let first = true;
+    const current: { session?: PeerSession | undefined } = {};
     const link = new Link({
       dial: async (signal) => {
         const admitted = await dialPeer(options, signal);
@@ -75,7 +85,10 @@ export class Forward {
         first = false;
         return admitted;
       },
-      onState: (state) => reportState(peer, state, report),
+      onState: (state) => {
+        current.session = state.state === 'connected' ? state.peer : undefined;
+        reportState(peer, state, report);
+      },
     });
     starting.link = link;
     for (const [index, spec] of specs.entries()) {
@@ -88,7 +101,12 @@ export class Forward {
         service: spec.service,
       });
     }
-    return new Forward(channels, entries, link);
+    return new Forward(
+      channels,
+      entries,
+      link,
+      statusSource(channels, () => (current.session ? [current.session] : [])),
+    );
   }
 
   /** Takes no new connections, waits up to `drainMs` for the open ones, then resets what is left. */
