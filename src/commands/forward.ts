@@ -1,6 +1,7 @@
 import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
-import { dialFlags } from '../cli/network-flags.js';
+import { dialFlags, statsFlags } from '../cli/network-flags.js';
+import { observe } from '../cli/observe.js';
 import { parsePeer } from '../cli/peer.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
@@ -19,7 +20,7 @@ export default class ForwardCommand extends BaseCommand {
     peer: Args.string({ description: 'a ticket or a node ID', required: true }),
     spec: Args.string({ description: 'where to listen, and for which service', required: true }),
   };
-  static override flags = dialFlags;
+  static override flags = { ...dialFlags, ...statsFlags };
 
   async run(): Promise<void> {
     const { flags, argv } = await this.parse(ForwardCommand);
@@ -33,6 +34,15 @@ export default class ForwardCommand extends BaseCommand {
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
     const { ways, close } = await openWays(identity, ticket, flags);
+    const observation = observe({
+      command: 'forward',
+      nodeId: identity.nodeId,
+      identity: flags.identity,
+      runtime: this.paths.runtime,
+      flags,
+      output,
+      shutdown,
+    });
     let code: number;
     try {
       const { Forward } = await import('../tunnel/forward.js');
@@ -42,10 +52,13 @@ export default class ForwardCommand extends BaseCommand {
         ways,
         token: ticket.token,
         specs,
-        report: (event) => output.report(event),
+        report: observation.report,
+        methods: observation.methods(ticket.nodeId),
       });
+      await observation.start(forward.source);
       code = await serve(forward, shutdown);
     } finally {
+      await observation.close();
       await close();
       shutdown.dispose();
     }

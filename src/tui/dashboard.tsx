@@ -198,7 +198,12 @@ export interface Mounted {
 }
 
 /** Shows it on `stdout`, which is given each frame whole, as text with a row a line. */
-export function mount(props: DashboardProps, stdin: NodeJS.ReadStream, stdout: NodeJS.WriteStream): Mounted {
+export function mount(
+  props: DashboardProps,
+  stdin: NodeJS.ReadStream,
+  stdout: NodeJS.WriteStream,
+  onCrash: (error: unknown) => void,
+): Mounted {
   const instance = render(<Dashboard {...props} />, {
     stdin,
     stdout,
@@ -207,5 +212,7 @@ export function mount(props: DashboardProps, stdin: NodeJS.ReadStream, stdout: N
     exitOnCtrlC: false,
     patchConsole: false,
   });
+  // It rejects when a component throws; otherwise it resolves with `unmount`.
+  instance.waitUntilExit().catch(onCrash);
   return { unmount: () => instance.unmount() };
 }

@@ -5,7 +5,7 @@ import { DETAIL_NAME_COLUMNS, type Detail } from './detail.js';
 import { duration, rate, shortId } from './format.js';
 import type { Screen } from './keys.js';
 import { Line, Title } from './line.js';
-import { toWidth, widthOf, wrap } from './text.js';
+import { toWidth, widthOf, wrap, wrapCommand } from './text.js';
 import { sum, type View } from './view.js';
 
 interface FrameProps {
@@ -158,7 +158,10 @@ export function InvitationPage({
   invitation,
   ...props
 }: Pick<PageProps, 'height' | 'width' | 'color'> & { readonly invitation: readonly string[] }): ReactElement {
-  const lines = invitation.flatMap((line) => wrap(line, props.width - 2));
+  const lines = invitation.flatMap((line) =>
+    // What is set in is a command.
+    /^ {2}\S/.test(line) ? wrapCommand(line, props.width - 1) : wrap(line, props.width - 2),
+  );
   return (
     <Page {...props} title="TICKET" nameColumns={0} lines={lines.map((value) => ({ name: '', value }))} />
   );

@@ -31,7 +31,7 @@ export function tunnelColumns({ now, several }: TableOptions): readonly Column<O
     { name: 'state', width: 1, priority: 1, cell: (row) => (isUp(row) ? '●' : '◌'), style: stateStyle },
     ...pidColumn<Of<TunnelRow>>(several),
     { name: 'protocol', width: 3, priority: 3, cell: ({ protocol }) => protocol },
-    { name: 'route', width: { least: 14 }, priority: 1, cell: route },
+    { name: 'route', width: { most: 44 }, priority: 1, cell: route },
     {
       name: 'peer',
       width: { most: 11 },
@@ -45,7 +45,7 @@ export function tunnelColumns({ now, several }: TableOptions): readonly Column<O
     { name: 'in', width: 12, priority: 4, align: 'right', cell: ({ rateIn }) => `▼ ${rate(rateIn)}` },
     {
       name: 'history',
-      width: 20,
+      width: { least: 12 },
       priority: 7,
       cell: (row, columns) =>
         isUp(row)

@@ -62,3 +62,27 @@ export function wrap(text: string, columns: number): readonly string[] {
   lines.push(line);
   return lines;
 }
+
+/**
+ * A shell command on lines of at most `columns` that still is one command when it is pasted: broken
+ * between words with a backslash. A longer word is broken anywhere; a ticket in quotes bears that.
+ */
+export function wrapCommand(command: string, columns: number): readonly string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of clean(command).trim().split(' ')) {
+    const longer = line === '' ? word : `${line} ${word}`;
+    if (longer.length <= columns - 2) {
+      line = longer;
+      continue;
+    }
+    if (line !== '') lines.push(`${line} \\`);
+    line = word;
+    while (line.length > columns - 2) {
+      lines.push(line.slice(0, columns - 2));
+      line = line.slice(columns - 2);
+    }
+  }
+  lines.push(line);
+  return lines;
+}

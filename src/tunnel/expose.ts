@@ -32,7 +32,7 @@ export interface ExposeOptions {
   readonly services: readonly Service[];
   readonly report: Report;
   /** What an admitted peer may call besides what an expose answers itself. */
-  readonly methods?: ((peer: NodeId) => Dispatcher) | undefined;
+  readonly methods?: ((peer: NodeId) => Dispatcher | undefined) | undefined;
 }
 
 export class Expose {
