@@ -73,7 +73,7 @@ export function peerColumns({ now, several }: TableOptions): readonly Column<Of<
     { name: 'path', width: { most: 15 }, priority: 2, cell: ({ path }) => path ?? '' },
     {
       name: 'remote',
-      width: { least: 0 },
+      width: { least: 15 },
       priority: 9,
       cell: ({ remote }) => remote ?? '',
       style: () => QUIET,
@@ -131,7 +131,7 @@ export function channelColumns({ several }: TableOptions): readonly Column<Of<Ch
   return [
     { name: 'id', width: 6, priority: 1, align: 'right', cell: ({ id }) => String(id) },
     ...pidColumn<Of<ChannelStatus>>(several),
-    { name: 'service', width: { least: 6 }, priority: 1, cell: ({ service }) => service, style: () => NAME },
+    { name: 'service', width: { most: 24 }, priority: 1, cell: ({ service }) => service, style: () => NAME },
     { name: 'peer', width: 9, priority: 5, cell: ({ peer }) => shortId(peer) },
     {
       name: 'address',
@@ -153,8 +153,8 @@ export function channelColumns({ several }: TableOptions): readonly Column<Of<Ch
     },
     {
       name: 'state',
-      width: { most: 22 },
-      priority: 7,
+      width: { least: 4 },
+      priority: 2,
       cell: ({ state }) => state,
       style: ({ state }) => (state === 'open' ? {} : { color: 'yellow' }),
     },
