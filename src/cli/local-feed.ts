@@ -9,6 +9,8 @@ export class LocalFeed implements StatusFeed {
 
   constructor(model: StatusModel) {
     this.#model = model;
+    // What has happened before anyone looked is seen at once.
+    model.sample();
     this.#current = [model.snapshot(this.#query)];
   }
 

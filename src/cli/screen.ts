@@ -4,6 +4,7 @@
  */
 import { writeSync } from 'node:fs';
 import { Writable } from 'node:stream';
+import { stripVTControlCharacters } from 'node:util';
 
 const ENTER = '\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J';
 const LEAVE = '\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l';
@@ -114,7 +115,9 @@ export class TerminalScreen extends Writable {
     const streams = stderr.isTTY ? [stdout, stderr] : [stdout];
     const originals = streams.map((stream) => stream.write);
     const stray = (chunk: unknown, ...rest: unknown[]): boolean => {
-      for (const line of String(chunk).split('\n')) if (line.trim() !== '') onStray(line);
+      for (const line of stripVTControlCharacters(String(chunk)).split('\n')) {
+        if (line.trim() !== '') onStray(line);
+      }
       const done = rest.at(-1);
       if (typeof done === 'function') queueMicrotask(() => done());
       return true;

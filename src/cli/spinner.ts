@@ -22,7 +22,8 @@ export class Spinner {
 
   stop(): void {
     this.#text = undefined;
-    this.#spinner?.stop();
+    // Stopping writes, also when nothing spins.
+    if (!this.#muted) this.#spinner?.stop();
   }
 
   /** Something else has the terminal. */

@@ -116,15 +116,17 @@ function useKeys(props: DashboardProps, { screen, setScreen, view, page }: KeySt
     setScreen(next);
   };
   const say = (notice: string) => show({ ...newest.current, notice });
-  useInput((input, key) => {
-    const { screen: next, effect } = press(newest.current, keyOf(input, key), {
-      view,
-      page,
-      endsTunnel: props.endsTunnel,
-      hasInvitation: props.invitation !== undefined,
-    });
-    show(next);
-    if (effect) void carryOut(effect, props, say);
+  const { endsTunnel, invitation } = props;
+  const around = { view, page, endsTunnel, hasInvitation: invitation !== undefined };
+  useInput((input, inkKey) => {
+    const key = keyOf(input, inkKey);
+    // What was typed fast, or pasted, comes as one text.
+    const keys = key.input.length > 1 ? [...key.input].map((letter) => ({ input: letter })) : [key];
+    for (const one of keys) {
+      const { screen: next, effect } = press(newest.current, one, around);
+      show(next);
+      if (effect) void carryOut(effect, props, say);
+    }
   });
 }
 

@@ -19,28 +19,49 @@ export function Header({ view, screen, width, color }: FrameProps): ReactElement
   const { processes, now } = view;
   const [first] = processes;
   const peers = new Set(view.peers.filter(({ state }) => state === 'connected').map(({ peer }) => peer));
-  const segments: Segment[] = [{ text: 'tunnel', bold: true, color: 'cyan' }];
+  const parts: (Segment & { readonly keep: number })[] = [
+    ...urgentText(view, screen),
+    { text: 'tunnel', bold: true, color: 'cyan', keep: 3 },
+  ];
   if (processes.length === 1 && first) {
-    segments.push({ text: `  ${first.command}  ${shortId(first.nodeId)}` });
-    segments.push({ text: `  up ${duration(now - Date.parse(first.startedAt))}` });
+    parts.push({ text: first.command, keep: 4 });
+    parts.push({ text: `${first.identity} ${shortId(first.nodeId)}`, keep: 5 });
+    parts.push({ text: `up ${duration(now - Date.parse(first.startedAt))}`, keep: 2 });
   } else {
-    segments.push({ text: `  ${processes.length} processes` });
+    parts.push({ text: `${processes.length} processes`, keep: 2 });
   }
-  segments.push({ text: `  ${peers.size} ${peers.size === 1 ? 'peer' : 'peers'}` });
-  segments.push({ text: `  ▲ ${rate(sum(processes, ({ totals }) => totals.rateOut))}`, bold: true });
-  segments.push({ text: `  ▼ ${rate(sum(processes, ({ totals }) => totals.rateIn))}`, bold: true });
-  const urgent = urgentText(view, screen);
-  return <Line width={width} color={color} segments={[...urgent, ...segments]} />;
+  parts.push({ text: `${peers.size} ${peers.size === 1 ? 'peer' : 'peers'}`, keep: 2 });
+  parts.push({ text: `▲ ${rate(sum(processes, ({ totals }) => totals.rateOut))}`, bold: true, keep: 1 });
+  parts.push({ text: `▼ ${rate(sum(processes, ({ totals }) => totals.rateIn))}`, bold: true, keep: 1 });
+  const segments = squeeze(parts, width - 2);
+  return <Line width={width} color={color} segments={segments} />;
+}
+
+/** With two spaces between them; what matters least goes first when they do not fit. */
+function squeeze(parts: readonly (Segment & { readonly keep: number })[], width: number): readonly Segment[] {
+  let kept = parts;
+  const total = () => sum(kept, ({ text }) => widthOf(text) + 2) - 2;
+  while (kept.length > 1 && total() > width) {
+    const least = kept.reduce((a, b) => (b.keep > a.keep ? b : a));
+    kept = kept.filter((part) => part !== least);
+  }
+  return kept.map(({ keep: _, text, ...style }, index) => ({
+    ...style,
+    text: index === 0 ? text : `  ${text}`,
+  }));
 }
 
 /** Before everything else, since the end of the line may be cut. */
-function urgentText({ processes, now }: View, { paused }: Screen): readonly Segment[] {
+function urgentText(
+  { processes, now }: View,
+  { paused }: Screen,
+): readonly (Segment & { readonly keep: number })[] {
   const until = processes.find(({ stoppingUntil }) => stoppingUntil !== undefined)?.stoppingUntil;
   if (until !== undefined) {
     const left = duration(Date.parse(until) - now);
-    return [{ text: `STOPPING, ${left} at most; q again ends now  `, bold: true, color: 'yellow' }];
+    return [{ text: `STOPPING, ${left} at most; q again ends now`, bold: true, color: 'yellow', keep: 0 }];
   }
-  return paused ? [{ text: 'PAUSED  ', bold: true, color: 'yellow' }] : [];
+  return paused ? [{ text: 'PAUSED', bold: true, color: 'yellow', keep: 0 }] : [];
 }
 
 const KEYS: readonly (readonly [key: string, does: string])[] = [

@@ -51,7 +51,7 @@ export function tunnelColumns({ now, several }: TableOptions): readonly Column<O
         isUp(row)
           ? sparkline(
               row.history.in.map((value, second) => value + (row.history.out[second] ?? 0)),
-              columns,
+              Math.min(columns, 60),
             )
           : downFor(row, now),
       style: (row) => (isUp(row) ? { color: 'green' } : WARNING),
@@ -73,7 +73,7 @@ export function peerColumns({ now, several }: TableOptions): readonly Column<Of<
     { name: 'path', width: { most: 15 }, priority: 2, cell: ({ path }) => path ?? '' },
     {
       name: 'remote',
-      width: { least: 15 },
+      width: { most: 46 },
       priority: 9,
       cell: ({ remote }) => remote ?? '',
       style: () => QUIET,
