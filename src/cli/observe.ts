@@ -40,7 +40,10 @@ export function observe(options: ObserveOptions): Observation {
   const actions = localActions(model);
   const shows = canShowDashboard(flags);
   // Loads while the endpoint is bound. An error is told where it is awaited.
-  if (shows) void loadDashboard().catch(() => undefined);
+  if (shows) {
+    output.mute(true);
+    void loadDashboard().catch(() => undefined);
+  }
   const watch = new PeerWatch(model);
   let server: StatusServer | undefined;
   let view: OpenDashboard | undefined;
@@ -71,7 +74,6 @@ export function observe(options: ObserveOptions): Observation {
         output.report({ event: 'error', code, message, ...(hint === undefined ? {} : { hint }) });
       }
       if (!shows) return;
-      output.mute(true);
       shown = true;
       view = await openDashboard({
         feed: new LocalFeed(model),

@@ -11,7 +11,7 @@ export interface Output {
   report(event: TunnelEvent): void;
   /** `json` as an event where JSON is asked for, `lines` otherwise. */
   print(json: { readonly event: string } & Record<string, unknown>, lines: readonly string[]): void;
-  /** While true, nothing is written to the terminal; a log file goes on. */
+  /** While true, reports are not written to the terminal; a log file goes on. */
   mute(muted: boolean): void;
   close(): void;
 }
@@ -50,7 +50,7 @@ export function plainOutput(log: Log): Output {
     if (!muted || log.toFile) spinner.interrupted(() => log.write(level, text));
   };
   return {
-    print: (_json, lines) => line(lines.join('\n')),
+    print: (_json, lines) => spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`)),
     mute(now) {
       muted = now;
       spinner.mute(now);

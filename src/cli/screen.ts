@@ -103,7 +103,8 @@ export class TerminalScreen extends Writable {
     let changes = '';
     for (let row = 0; row < Math.max(rows.length, this.#painted.length); row += 1) {
       const text = rows[row] ?? '';
-      if (text !== this.#painted[row]) changes += `\x1b[${row + 1};1H${text}\x1b[0m\x1b[K`;
+      // Erased first: behind a full row the cursor still stands on its last character.
+      if (text !== this.#painted[row]) changes += `\x1b[${row + 1};1H\x1b[K${text}\x1b[0m`;
     }
     this.#painted = rows;
     if (changes !== '') this.#paint(BEGIN + changes + END);

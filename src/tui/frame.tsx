@@ -21,7 +21,7 @@ export function Header({ view, screen, width, color }: FrameProps): ReactElement
   const peers = new Set(view.peers.filter(({ state }) => state === 'connected').map(({ peer }) => peer));
   const parts: (Segment & { readonly keep: number })[] = [
     ...urgentText(view, screen),
-    { text: 'tunnel', bold: true, color: 'cyan', keep: 3 },
+    { text: 'tunnel', bold: true, color: 'cyan', keep: 1 },
   ];
   if (processes.length === 1 && first) {
     parts.push({ text: first.command, keep: 4 });

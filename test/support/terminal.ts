@@ -62,12 +62,9 @@ export class Terminal {
   }
 
   /** The pid of the program in it. */
-  pid(program: string): number {
+  pid(): number {
     const shell = this.#tmux('display-message', '-p', '#{pane_pid}').trim();
-    const children = execFileSync('ps', ['--ppid', shell, '-o', 'pid=,args='], { encoding: 'utf8' });
-    const line = children.split('\n').find((one) => one.includes(program));
-    if (!line) throw new Error(`no ${program} among\n${children}`);
-    return Number(/\d+/.exec(line)?.[0]);
+    return Number(execFileSync('ps', ['--ppid', shell, '-o', 'pid='], { encoding: 'utf8' }).trim());
   }
 
   close(): void {
