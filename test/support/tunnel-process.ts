@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -17,19 +17,40 @@ export interface JsonEvent {
   readonly [field: string]: unknown;
 }
 
+export interface MachineOptions {
+  /** The network namespace its processes run in. */
+  readonly namespace?: string;
+  /** The address to bind; `any` for every interface. Loopback unless told otherwise. */
+  readonly bind?: string;
+  /** The limit of open files of its processes. */
+  readonly openFiles?: number;
+  /** How long to wait for an event or a line, milliseconds. */
+  readonly eventTimeoutMs?: number;
+}
+
 /** A `TUNNEL_HOME` of its own, removed by `dispose`. */
 export class Machine {
   readonly home = mkdtempSync(join(tmpdir(), 'tunnel-test-'));
+  readonly #options: MachineOptions;
   readonly #processes = new Set<TunnelProcess>();
 
-  /** Starts `tunnel …` with `--json` on loopback only. */
+  constructor(options: MachineOptions = {}) {
+    this.#options = options;
+  }
+
+  /** Starts `tunnel …` with `--json` and without relays, on the machine's address. */
   start(...args: string[]): TunnelProcess {
-    return this.#spawn([...args, '--json', '--no-relay', '--bind', '127.0.0.1']);
+    return this.#spawn([...args, '--json', ...this.#network()]);
   }
 
   /** As `start`, printing plain lines. */
   startPlain(...args: string[]): TunnelProcess {
-    return this.#spawn([...args, '--no-relay', '--bind', '127.0.0.1']);
+    return this.#spawn([...args, ...this.#network()]);
+  }
+
+  #network(): string[] {
+    const { bind = '127.0.0.1' } = this.#options;
+    return bind === 'any' ? ['--no-relay'] : ['--no-relay', '--bind', bind];
   }
 
   /** Runs `tunnel …` as given and waits for its end. */
@@ -54,7 +75,7 @@ export class Machine {
   }
 
   #spawn(args: string[]): TunnelProcess {
-    const process = new TunnelProcess(args, this.home);
+    const process = new TunnelProcess(args, this.home, this.#options);
     this.#processes.add(process);
     return process;
   }
@@ -76,10 +97,13 @@ export class TunnelProcess {
   /** The exit code, null after a signal. */
   readonly exited: Promise<number | null>;
   readonly #watching = new Set<() => void>();
+  readonly #eventTimeoutMs: number;
   #done = false;
 
-  constructor(args: string[], home: string) {
-    this.child = spawn(process.execPath, [RUN, ...args], {
+  constructor(args: string[], home: string, options: MachineOptions = {}) {
+    const [program, ...rest] = commandLine([process.execPath, RUN, ...args], options);
+    this.#eventTimeoutMs = options.eventTimeoutMs ?? EVENT_TIMEOUT_MS;
+    this.child = spawn(program as string, rest, {
       env: { ...process.env, TUNNEL_HOME: home },
       stdio: ['ignore', 'pipe', 'pipe'],
     });
@@ -126,12 +150,12 @@ export class TunnelProcess {
   }
 
   async #until<T>(find: () => T | undefined, what: string): Promise<T> {
-    const deadline = Date.now() + EVENT_TIMEOUT_MS;
+    const deadline = Date.now() + this.#eventTimeoutMs;
     for (;;) {
       const found = find();
       if (found !== undefined) return found;
       if (this.#done || Date.now() > deadline) {
-        throw new Error(`no ${what}; got\n${this.stdout}\n${this.stderr}`);
+        throw new Error(`no ${what}; got\n${this.stdout.slice(-4000)}\n${this.stderr.slice(-4000)}`);
       }
       await new Promise<void>((resolve) => {
         const wake = () => {
@@ -159,4 +183,18 @@ export class TunnelProcess {
     const status = await readFile(`/proc/${this.pid}/status`, 'utf8');
     return Number(/VmRSS:\s+(\d+) kB/.exec(status)?.[1]) * 1024;
   }
+
+  /** How many file descriptors it has open. Linux only. */
+  async openFiles(): Promise<number> {
+    return (await readdir(`/proc/${this.pid}/fd`)).length;
+  }
+}
+
+/** Both wrappers end by becoming the program, so that its pid and its signals are the child's. */
+function commandLine(command: string[], { namespace, openFiles }: MachineOptions): string[] {
+  const limited =
+    openFiles === undefined
+      ? command
+      : ['sh', '-c', 'ulimit -n "$0" && exec "$@"', String(openFiles), ...command];
+  return namespace === undefined ? limited : ['ip', 'netns', 'exec', namespace, ...limited];
 }
