@@ -2,7 +2,7 @@ import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.ts'],
+    include: ['test/**/*.test.{ts,tsx}'],
     // Real processes and sockets on two cores: files one after another, so that each test has the machine.
     fileParallelism: false,
     testTimeout: 30_000,

@@ -19,8 +19,14 @@ export interface JsonEvent {
 
 /** A `TUNNEL_HOME` of its own, removed by `dispose`. */
 export class Machine {
-  readonly home = mkdtempSync(join(tmpdir(), 'tunnel-test-'));
+  readonly home: string;
+  readonly #root = mkdtempSync(join(tmpdir(), 'tunnel-test-'));
   readonly #processes = new Set<TunnelProcess>();
+
+  /** `folder` makes the path of its home longer. */
+  constructor(folder = '') {
+    this.home = join(this.#root, folder);
+  }
 
   /** Starts `tunnel …` with `--json` on loopback only. */
   start(...args: string[]): TunnelProcess {
@@ -30,6 +36,11 @@ export class Machine {
   /** As `start`, printing plain lines. */
   startPlain(...args: string[]): TunnelProcess {
     return this.#spawn([...args, '--no-relay', '--bind', '127.0.0.1']);
+  }
+
+  /** Starts `tunnel …` as given. */
+  startAs(...args: string[]): TunnelProcess {
+    return this.#spawn(args);
   }
 
   /** Runs `tunnel …` as given and waits for its end. */
@@ -64,7 +75,7 @@ export class Machine {
       process.kill('SIGKILL');
       await process.exited;
     }
-    rmSync(this.home, { recursive: true, force: true });
+    rmSync(this.#root, { recursive: true, force: true });
   }
 }
 
