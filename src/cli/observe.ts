@@ -34,7 +34,8 @@ export interface Observation {
   close(): Promise<void>;
 }
 
-export function observe(options: ObserveOptions): Observation {
+/** The status socket is there when it resolves; without one the tunnel runs all the same. */
+export async function observe(options: ObserveOptions): Promise<Observation> {
   const { flags, output, runtime, shutdown } = options;
   const model = new StatusModel({ ...options, pid: process.pid });
   const actions = localActions(model);
@@ -48,6 +49,10 @@ export function observe(options: ObserveOptions): Observation {
   let server: StatusServer | undefined;
   let view: OpenDashboard | undefined;
   let shown = false;
+  const report: Report = (event) => {
+    model.observe(event);
+    output.report(event);
+  };
   const quit = (how: 'quit' | 'interrupt') => {
     // As if the signal had come from outside: there is one way to end.
     process.kill(process.pid, how === 'quit' ? 'SIGTERM' : 'SIGINT');
@@ -57,22 +62,19 @@ export function observe(options: ObserveOptions): Observation {
     view = undefined;
     output.mute(false);
   };
+  try {
+    server = await serveStatus(runtime, model, actions);
+  } catch (error) {
+    // The tunnel is what matters; it is only not seen from elsewhere.
+    const { code, message, hint } = toTunnelError(error);
+    report({ event: 'error', code, message, ...(hint === undefined ? {} : { hint }) });
+  }
   void shutdown.requested.then(() => model.stopping(DRAIN_MS));
   return {
-    report(event) {
-      model.observe(event);
-      output.report(event);
-    },
+    report,
     methods: (peer) => (flags['share-stats'] ? statsMethods(model, peer) : undefined),
     async start(source, invitation) {
       model.attach(source);
-      try {
-        server = await serveStatus(runtime, model, actions);
-      } catch (error) {
-        // The tunnel is what matters; it is only not seen from elsewhere.
-        const { code, message, hint } = toTunnelError(error);
-        output.report({ event: 'error', code, message, ...(hint === undefined ? {} : { hint }) });
-      }
       if (!shows) return;
       shown = true;
       view = await openDashboard({

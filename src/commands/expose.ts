@@ -46,7 +46,7 @@ export default class ExposeCommand extends BaseCommand {
       protocol: target.protocol,
       target: formatTarget(target),
     }));
-    const observation = observe({
+    const observation = await observe({
       command: 'expose',
       nodeId: identity.nodeId,
       identity: flags.identity,

@@ -52,7 +52,7 @@ export default class ForwardCommand extends BaseCommand {
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
     const { ways, addresses, networkChange, close } = await openWays(identity, ticket, flags);
-    const observation = observe({
+    const observation = await observe({
       command: 'forward',
       nodeId: identity.nodeId,
       identity: flags.identity,

@@ -21,12 +21,20 @@ export function heights({ rows, counts, focus }: Sizes): Heights {
     const most = Math.max(1, Math.floor(free * (pane === focus ? 0.5 : SHARE[pane])));
     return Math.min(Math.max(1, counts[pane]), most);
   };
-  const tunnels = share('tunnels');
-  const peers = share('peers');
   // The log has its place from the start, so that the first events do not push everything about.
   const least = Math.min(3, Math.max(1, Math.floor(free * SHARE.events)));
-  const events = Math.max(least, share('events'));
-  return { tunnels, peers, events, channels: Math.max(1, free - tunnels - peers - events) };
+  const shared = {
+    tunnels: share('tunnels'),
+    peers: share('peers'),
+    events: Math.max(least, share('events')),
+  };
+  const channels = () => free - shared.tunnels - shared.peers - shared.events;
+  while (channels() < 1) {
+    const others = ['tunnels', 'peers', 'events'] as const;
+    const largest = others.reduce((a, b) => (shared[b] > shared[a] ? b : a));
+    shared[largest] -= 1;
+  }
+  return { ...shared, channels: channels() };
 }
 
 /** The first row shown, so that `selected` is in sight. */

@@ -52,7 +52,7 @@ export function wrap(text: string, columns: number): readonly string[] {
     if (width + next > columns) {
       const space = line.lastIndexOf(' ');
       const rest = space > columns / 2 && segment !== ' ' ? line.slice(space + 1) : '';
-      lines.push(rest === '' ? line : line.slice(0, space));
+      lines.push((rest === '' ? line : line.slice(0, space)).trimEnd());
       line = rest;
       width = stringWidth(rest);
     }
