@@ -16,7 +16,8 @@ import { reportSession } from './report-session.js';
 import { encodeServices } from './services.js';
 import type { Service } from './spec.js';
 import { tcpExit } from './tcp-exit.js';
-import { type UdpConnection, UdpExits } from './udp-exits.js';
+import type { UdpConnection } from './udp-connection.js';
+import { UdpExits } from './udp-exits.js';
 
 /** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
 const MAX_HANDSHAKES = 256;
