@@ -19,6 +19,7 @@ export interface ChannelPlace {
 export class ChannelTable {
   readonly #report: Report;
   readonly #open = new Map<number, { readonly channel: Channel; readonly figures: ChannelFigures }>();
+  readonly #flows = new Map<number, ChannelFigures>();
   /** Ids are unique in this process; a channel's number on the wire is only unique in its session. */
   #lastId = 0;
   #onEmpty: (() => void) | undefined;
@@ -27,8 +28,19 @@ export class ChannelTable {
     this.#report = report;
   }
 
-  /** An id of this process, for what is reported as a channel and is none: a UDP flow. */
-  takeId(): number {
+  /** UDP flows: reported as channels, but not waited for. */
+  readonly flows = {
+    begin: (figures: (id: number) => ChannelFigures): number => {
+      const id = this.#takeId();
+      this.#flows.set(id, figures(id));
+      return id;
+    },
+    end: (id: number): void => {
+      this.#flows.delete(id);
+    },
+  };
+
+  #takeId(): number {
     this.#lastId += 1;
     return this.#lastId;
   }
@@ -40,7 +52,7 @@ export class ChannelTable {
     service: string,
     place: ChannelPlace = {},
   ): (error: TunnelError | undefined) => void {
-    const id = this.takeId();
+    const id = this.#takeId();
     const described = {
       id,
       peer: peer.peer,
@@ -92,7 +104,7 @@ export class ChannelTable {
   }
 
   figures(id: number): ChannelFigures | undefined {
-    return this.#open.get(id)?.figures;
+    return this.#open.get(id)?.figures ?? this.#flows.get(id);
   }
 
   /** False when there is none of that id. */

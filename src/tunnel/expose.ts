@@ -26,7 +26,8 @@ import { encodeServices } from './services.js';
 import { formatTarget, type Service } from './spec.js';
 import type { StatusSource } from './status.js';
 import { tcpExit } from './tcp-exit.js';
-import { type UdpConnection, UdpExits } from './udp-exits.js';
+import type { UdpConnection } from './udp-connection.js';
+import { UdpExits } from './udp-exits.js';
 
 /** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
 const MAX_HANDSHAKES = 256;
@@ -86,7 +87,7 @@ export class Expose {
     this.#token = ticketToken(options.identity, options.services);
     this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
     this.#channels = new ChannelTable(options.report);
-    this.#udp = new UdpExits({ report: options.report, takeId: () => this.#channels.takeId() });
+    this.#udp = new UdpExits({ report: options.report, flows: this.#channels.flows });
     this.source = statusSource(this.#channels, () => this.#peers);
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
     this.#endWatch = watchNetwork(() => void this.#networkChanged());

@@ -71,7 +71,7 @@ export class Forward {
     const udp = new UdpEntries({
       peer,
       report,
-      takeId: () => table.takeId(),
+      flows: table.flows,
       onError,
       ...(options.udpIdleMs === undefined ? {} : { idleMs: options.udpIdleMs }),
     });

@@ -1,4 +1,6 @@
 /** `tunnel status` and the status socket under it. */
+import { createSocket } from 'node:dgram';
+import { once } from 'node:events';
 import { existsSync, readdirSync, statSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
@@ -98,6 +100,34 @@ describe('tunnel status', () => {
     expect(stdout).toMatch(/web → 127\.0\.0\.1:\d+ +1 +1 +5 B +3 B/);
     socket.destroy();
     await service.close();
+  });
+
+  it('shows a UDP flow beside the connections, with its bytes both ways', async () => {
+    const target = createSocket('udp4', (packet, from) =>
+      target.send(`<${packet}>`, from.port, from.address),
+    );
+    target.bind(0, '127.0.0.1');
+    await once(target, 'listening');
+    const { ticket } = await machine.expose(`dns=udp:${target.address().port}`);
+    const near = machine.start('forward', ticket, '0:dns/udp');
+    const port = await near.listeningPort();
+    await near.event('session', { state: 'connected' });
+    const app = createSocket('udp4');
+    app.send('abc', port, '127.0.0.1');
+    await once(app, 'message');
+    let processes: StatusSnapshot[] = [];
+    const counted = await eventually(async () => {
+      ({ processes } = await statusJson());
+      return processes.every(({ channels }) => channels[0]?.bytesIn === (channels[0]?.target ? 3 : 5));
+    });
+    expect(counted, JSON.stringify(processes)).toBe(true);
+    const { tunnels, channels } = processes.find(({ pid }) => pid === near.pid) as StatusSnapshot;
+    expect(tunnels).toMatchObject([{ protocol: 'udp', local: `127.0.0.1:${port}`, open: 1, total: 1 }]);
+    expect(channels).toMatchObject([
+      { protocol: 'udp', client: `127.0.0.1:${app.address().port}`, bytesIn: 5, bytesOut: 3, drops: 0 },
+    ]);
+    app.close();
+    target.close();
   });
 
   it('--watch prints again until it is told to end', async () => {
