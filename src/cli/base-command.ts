@@ -10,6 +10,7 @@ import { identityPath, type Paths, resolvePaths } from './paths.js';
 export interface CommonFlags {
   readonly identity: string;
   readonly json: boolean;
+  readonly plain: boolean;
   readonly 'log-level': string;
   readonly 'log-file'?: string | undefined;
 }

@@ -7,6 +7,8 @@ export const LOG_LEVELS = ['error', 'warn', 'info', 'debug'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 export interface Log {
+  /** It does not go to the terminal. */
+  readonly toFile: boolean;
   write(level: LogLevel, message: string): void;
 }
 
@@ -33,6 +35,7 @@ export function createLog(level: LogLevel, file: string | undefined): Log {
     }
   }
   return {
+    toFile: file !== undefined || !process.stderr.isTTY,
     write(wanted, message) {
       if (LOG_LEVELS.indexOf(wanted) > most) return;
       const stamp = file === undefined ? '' : `${new Date().toISOString()} `;

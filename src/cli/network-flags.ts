@@ -26,6 +26,15 @@ export const networkFlags = {
   }),
 };
 
+/** Of the commands that stay, and show what they do. */
+export const statsFlags = {
+  'share-stats': Flags.boolean({
+    description: 'tell a peer what is measured here of the sessions with it',
+    default: true,
+    allowNo: true,
+  }),
+};
+
 /** Of the commands that dial. */
 export const dialFlags = {
   ...networkFlags,

@@ -11,6 +11,8 @@ export interface Output {
   report(event: TunnelEvent): void;
   /** `json` as an event where JSON is asked for, `lines` otherwise. */
   print(json: { readonly event: string } & Record<string, unknown>, lines: readonly string[]): void;
+  /** While true, reports are not written to the terminal; a log file goes on. */
+  mute(muted: boolean): void;
   close(): void;
 }
 
@@ -33,17 +35,27 @@ export function jsonOutput(log: Log): Output {
       if (event.event === 'error') log.write('debug', `${event.code} ${event.message}`);
     },
     print: write,
+    mute: () => undefined,
     close: flush,
   };
 }
 
 export function plainOutput(log: Log): Output {
   const spinner = new Spinner();
-  const line = (text: string) => spinner.interrupted(() => process.stdout.write(`${text}\n`));
-  const logged = (level: 'warn' | 'debug', text: string) => spinner.interrupted(() => log.write(level, text));
+  let muted = false;
+  const line = (text: string) => {
+    if (!muted) spinner.interrupted(() => process.stdout.write(`${text}\n`));
+  };
+  const logged = (level: 'warn' | 'debug', text: string) => {
+    if (!muted || log.toFile) spinner.interrupted(() => log.write(level, text));
+  };
   const sessions = new SessionLines(spinner, line);
   return {
-    print: (_json, lines) => line(lines.join('\n')),
+    print: (_json, lines) => spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`)),
+    mute(now) {
+      muted = now;
+      spinner.mute(now);
+    },
     close: () => spinner.stop(),
     report(event) {
       switch (event.event) {

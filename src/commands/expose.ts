@@ -3,7 +3,8 @@ import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
 import { exposeBanner } from '../cli/expose-banner.js';
 import { lockIdentity } from '../cli/identity-lock.js';
-import { bindEndpoint, networkFlags, portFile, resumeFlag } from '../cli/network-flags.js';
+import { bindEndpoint, networkFlags, portFile, resumeFlag, statsFlags } from '../cli/network-flags.js';
+import { observe } from '../cli/observe.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
@@ -25,6 +26,7 @@ export default class ExposeCommand extends BaseCommand {
   static override flags = {
     ...networkFlags,
     ...resumeFlag,
+    ...statsFlags,
     webtransport: Flags.string({
       description: 'also listen here for peers whose network drops UDP (HTTP/2 or HTTP/3)',
       helpValue: '<ip:port>',
@@ -39,6 +41,21 @@ export default class ExposeCommand extends BaseCommand {
     const shutdown = listenForShutdown();
     const { identity, created } = await this.loadIdentity(flags);
     const unlock = await lockIdentity(this.paths.runtime, flags.identity);
+    const offered = services.map(({ name, target }) => ({
+      name,
+      protocol: target.protocol,
+      target: formatTarget(target),
+    }));
+    const observation = await observe({
+      command: 'expose',
+      nodeId: identity.nodeId,
+      identity: flags.identity,
+      services: offered,
+      runtime: this.paths.runtime,
+      flags,
+      output,
+      shutdown,
+    });
     let code: number;
     try {
       const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
@@ -51,29 +68,21 @@ export default class ExposeCommand extends BaseCommand {
         endpoints: listening ? [endpoint, listening.endpoint] : [endpoint],
         identity,
         services,
-        report: (event) => output.report(event),
+        report: observation.report,
+        methods: observation.methods,
         resumeTimeoutMs,
       });
       const ticket = expose.ticket({ ...endpoint.addresses(), webtransport: listening?.hints });
-      output.print(
-        {
-          event: 'ready',
-          nodeId: identity.nodeId,
-          ticket,
-          services: services.map(({ name, target }) => ({
-            name,
-            protocol: target.protocol,
-            target: formatTarget(target),
-          })),
-          pid: process.pid,
-        },
-        exposeBanner({ nodeId: identity.nodeId, identityName: flags.identity, created, services, ticket }),
-      );
+      const { nodeId } = identity;
+      const banner = exposeBanner({ nodeId, identityName: flags.identity, created, services, ticket });
+      output.print({ event: 'ready', nodeId, ticket, services: offered, pid: process.pid }, banner);
+      await observation.start(expose.source, banner);
       code = await serve(
         { ended: new Promise(() => undefined), close: (ms, signal) => expose.close(ms, signal) },
         shutdown,
       );
     } finally {
+      await observation.close();
       await unlock();
       shutdown.dispose();
     }

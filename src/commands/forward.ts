@@ -1,7 +1,8 @@
 import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
-import { dialFlags, resumeFlag } from '../cli/network-flags.js';
+import { dialFlags, resumeFlag, statsFlags } from '../cli/network-flags.js';
+import { observe } from '../cli/observe.js';
 import { parsePeer } from '../cli/peer.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
@@ -24,6 +25,7 @@ export default class ForwardCommand extends BaseCommand {
   static override flags = {
     ...dialFlags,
     ...resumeFlag,
+    ...statsFlags,
     'reconnect-timeout': Flags.string({
       description: 'give up after so long without a session; without it, never',
       helpValue: '<time>',
@@ -50,6 +52,15 @@ export default class ForwardCommand extends BaseCommand {
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
     const { ways, addresses, networkChange, close } = await openWays(identity, ticket, flags);
+    const observation = await observe({
+      command: 'forward',
+      nodeId: identity.nodeId,
+      identity: flags.identity,
+      runtime: this.paths.runtime,
+      flags,
+      output,
+      shutdown,
+    });
     let code: number;
     try {
       const { Forward } = await import('../tunnel/forward.js');
@@ -64,10 +75,13 @@ export default class ForwardCommand extends BaseCommand {
         reconnectTimeoutMs,
         onNetworkChange: networkChange,
         udpIdleMs,
-        report: (event) => output.report(event),
+        report: observation.report,
+        methods: observation.methods(ticket.nodeId),
       });
+      await observation.start(forward.source);
       code = await serve(forward, shutdown);
     } finally {
+      await observation.close();
       await close();
       shutdown.dispose();
     }

@@ -95,6 +95,11 @@ export class AcceptedChannels {
     return this.#add(peer, carrier, channelId, limit);
   }
 
+  /** The session the channel rides on, or rode on last. */
+  sessionOf(channel: Channel): PeerSession | undefined {
+    return this.#open.get(channel.channelId)?.session;
+  }
+
   get(channelId: number): Channel | undefined {
     return this.#open.get(channelId)?.channel;
   }

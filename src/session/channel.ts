@@ -166,18 +166,26 @@ export class Channel {
     return !this.#closed && (this.#carrier === undefined || this.#resuming);
   }
 
-  /** `half-closed-local`: this side has sent its end; `-remote`: the peer has. */
-  get state(): 'opening' | 'open' | 'half-closed-local' | 'half-closed-remote' | 'waiting' | 'closed' {
-    if (this.#closed) return 'closed';
-    if (this.isDetached) return 'waiting';
-    if (this.#eosQueued) return 'half-closed-local';
-    if (this.#eosReceived) return 'half-closed-remote';
-    return this.#opened ? 'open' : 'opening';
-  }
-
   /** Milliseconds since the channel began; monotonic. */
   get ageMs(): number {
     return performance.now() - this.#openedAt;
+  }
+
+  /** How far its life has come, in words for people. */
+  get state():
+    | 'opening'
+    | 'open'
+    | 'half-closed (sent EOS)'
+    | 'half-closed (got EOS)'
+    | 'closing'
+    | 'detached'
+    | 'closed' {
+    if (this.#closed) return 'closed';
+    if (this.isDetached) return 'detached';
+    if (this.#eosSent && this.#eosReceived) return 'closing';
+    if (this.#eosSent) return 'half-closed (sent EOS)';
+    if (this.#eosReceived) return 'half-closed (got EOS)';
+    return this.#opened ? 'open' : 'opening';
   }
 
   get isClosed(): boolean {

@@ -112,6 +112,11 @@ export class Link {
     });
   }
 
+  /** The sessions there are now: one, or none, or one beside those whose peer is about to end. */
+  live(): Iterable<PeerSession> {
+    return this.#sessions;
+  }
+
   /** The machine's network changed, or it was asleep: asks the peer at once, or tries again at once. */
   networkChanged(): void {
     this.#heartbeat?.probe();

@@ -1,12 +1,25 @@
 /** The open channels of a process: reported as they come and go, drained or reset at its end. */
-import type { TunnelError } from '../error.js';
+import { TunnelError } from '../error.js';
 import type { Channel } from '../session/channel.js';
 import type { PeerSession } from '../session/handshake.js';
 import type { Report } from './events.js';
+import type { ChannelFigures, StatusSource } from './status.js';
+
+/** Where a channel meets a socket on this side. */
+export interface ChannelPlace {
+  /** Where it came in, and from whom. */
+  readonly local?: string;
+  readonly client?: string | undefined;
+  /** What was dialled. */
+  readonly target?: string;
+  /** What it rides on now; it may have moved. */
+  readonly session?: () => PeerSession | undefined;
+}
 
 export class ChannelTable {
   readonly #report: Report;
-  readonly #open = new Map<number, Channel>();
+  readonly #open = new Map<number, { readonly channel: Channel; readonly figures: ChannelFigures }>();
+  readonly #flows = new Map<number, ChannelFigures>();
   /** Ids are unique in this process; a channel's number on the wire is only unique in its session. */
   #lastId = 0;
   #onEmpty: (() => void) | undefined;
@@ -15,15 +28,31 @@ export class ChannelTable {
     this.#report = report;
   }
 
-  /** An id of this process, for what is reported as a channel and is none: a UDP flow. */
-  takeId(): number {
+  /** UDP flows: reported as channels, but not waited for. */
+  readonly flows = {
+    begin: (figures: (id: number) => ChannelFigures): number => {
+      const id = this.#takeId();
+      this.#flows.set(id, figures(id));
+      return id;
+    },
+    end: (id: number): void => {
+      this.#flows.delete(id);
+    },
+  };
+
+  #takeId(): number {
     this.#lastId += 1;
     return this.#lastId;
   }
 
   /** Answers the function to call once, when the channel is over. */
-  add(channel: Channel, peer: PeerSession, service: string): (error: TunnelError | undefined) => void {
-    const id = this.takeId();
+  add(
+    channel: Channel,
+    peer: PeerSession,
+    service: string,
+    place: ChannelPlace = {},
+  ): (error: TunnelError | undefined) => void {
+    const id = this.#takeId();
     const described = {
       id,
       peer: peer.peer,
@@ -31,7 +60,7 @@ export class ChannelTable {
       protocol: 'tcp' as const,
       path: peer.session.path.kind,
     };
-    this.#open.set(id, channel);
+    this.#open.set(id, { channel, figures: channelFigures(channel, { ...described, ...place }, peer) });
     this.#report({ event: 'channel.open', ...described });
     return (error) => {
       if (!this.#open.delete(id)) return;
@@ -66,13 +95,79 @@ export class ChannelTable {
 
   /** Whether bytes are under way that the peer has not taken: then its silence means more. */
   awaitsPeer(): boolean {
-    for (const channel of this.#open.values()) if (channel.unackedBytes > 0) return true;
+    for (const { channel } of this.#open.values()) if (channel.unackedBytes > 0) return true;
     return false;
   }
 
   abortAll(error: TunnelError): void {
-    for (const channel of this.#open.values()) channel.abort(error);
+    for (const { channel } of this.#open.values()) channel.abort(error);
   }
+
+  figures(id: number): ChannelFigures | undefined {
+    return this.#open.get(id)?.figures ?? this.#flows.get(id);
+  }
+
+  /** False when there is none of that id. */
+  reset(id: number, error: TunnelError): boolean {
+    const open = this.#open.get(id);
+    open?.channel.abort(error);
+    return open !== undefined;
+  }
+}
+
+/** What a status model reads of a service whose channels these are. */
+export function statusSource(channels: ChannelTable, sessions: () => Iterable<PeerSession>): StatusSource {
+  return {
+    channel: (id) => channels.figures(id),
+    sessions,
+    resetChannel: (id) =>
+      channels.reset(id, new TunnelError('RESET', 'the connection was reset by the operator')),
+  };
+}
+
+/** Counters that are read from the channel whenever they are asked for. */
+function channelFigures(
+  channel: Channel,
+  facts: ChannelPlace & Pick<ChannelFigures, 'id' | 'peer' | 'service' | 'protocol'>,
+  peer: PeerSession,
+): ChannelFigures {
+  const { id, service, protocol, local, client, target } = facts;
+  return {
+    id,
+    peer: facts.peer,
+    service,
+    protocol,
+    local,
+    client,
+    target,
+    get path() {
+      return (facts.session?.() ?? peer).session.path.kind;
+    },
+    get state() {
+      return channel.state;
+    },
+    get bytesIn() {
+      return channel.bytesIn;
+    },
+    get bytesOut() {
+      return channel.bytesOut;
+    },
+    get unackedBytes() {
+      return channel.unackedBytes;
+    },
+    get window() {
+      return channel.window;
+    },
+    get ageMs() {
+      return channel.ageMs;
+    },
+    get epoch() {
+      return channel.epoch;
+    },
+    get resumes() {
+      return channel.epoch;
+    },
+  };
 }
 
 /** `eos` for a clean end, else the error's code in lower case: `reset`, `refused`, `session-lost`. */

@@ -13,18 +13,21 @@ import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { SYNC_METHOD } from '../session/opened-channels.js';
 import { type Preamble, readPreamble, StreamKind } from '../session/preamble.js';
 import { decodeLists, decodeResume } from '../session/resume.js';
+import type { Dispatcher } from '../session/rpc-session.js';
 import type { AddressHints, BidirectionalStream, CloseInfo, Endpoint, Session } from '../session/session.js';
 import { formatTicket, type Ticket } from '../session/ticket.js';
-import { ChannelTable } from './channel-table.js';
+import { ChannelTable, statusSource } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
 import { decodeOpen, type OpenRequest } from './open.js';
 import { type Grant, Policy, ticketToken } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
 import { encodeServices } from './services.js';
-import type { Service } from './spec.js';
+import { formatTarget, type Service } from './spec.js';
+import type { StatusSource } from './status.js';
 import { tcpExit } from './tcp-exit.js';
-import { type UdpConnection, UdpExits } from './udp-exits.js';
+import type { UdpConnection } from './udp-connection.js';
+import { UdpExits } from './udp-exits.js';
 
 /** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
 const MAX_HANDSHAKES = 256;
@@ -45,6 +48,8 @@ export interface ExposeOptions {
   readonly report: Report;
   /** How long a peer's connections wait for a session at most, milliseconds. */
   readonly resumeTimeoutMs?: number;
+  /** What an admitted peer may call besides what an expose answers itself. */
+  readonly methods?: ((peer: NodeId) => Dispatcher | undefined) | undefined;
 }
 
 /** An admitted session, and what it may do. */
@@ -71,6 +76,7 @@ export class Expose {
   readonly #detached = new DetachedChannels();
   readonly #services = new WeakMap<Channel, string>();
   readonly #endWatch: () => void;
+  readonly source: StatusSource;
   readonly #denials = new RateLimit(DENIALS_PER_SECOND);
   #handshakes = 0;
   #closing = false;
@@ -81,7 +87,8 @@ export class Expose {
     this.#token = ticketToken(options.identity, options.services);
     this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
     this.#channels = new ChannelTable(options.report);
-    this.#udp = new UdpExits({ report: options.report, takeId: () => this.#channels.takeId() });
+    this.#udp = new UdpExits({ report: options.report, flows: this.#channels.flows });
+    this.source = statusSource(this.#channels, () => this.#peers);
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
     this.#endWatch = watchNetwork(() => void this.#networkChanged());
   }
@@ -130,6 +137,7 @@ export class Expose {
             this.#udpService(id, allowed, name),
           );
           return {
+            ...this.#options.methods?.(id),
             'services.list': () => encodeServices(this.#policy.describe(allowed)),
             [SYNC_METHOD]: (payload) => {
               this.#channelsOf(id, remote).sync(session, decodeLists(payload));
@@ -281,12 +289,16 @@ export class Expose {
     throw error;
   }
 
-  #exit(channel: Channel, service: Service, { peer }: Admitted, rest?: Buffer): void {
+  #exit(channel: Channel, service: Service, { peer, channels }: Admitted, rest?: Buffer): void {
     this.#services.set(channel, service.name);
     tcpExit(channel, {
       ...(rest ? { rest } : {}),
       service,
-      track: () => this.#channels.add(channel, peer, service.name),
+      track: () =>
+        this.#channels.add(channel, peer, service.name, {
+          target: formatTarget(service.target),
+          session: () => channels.sessionOf(channel),
+        }),
       onDialFailed: (error) => this.#options.report(errorEvent(error)),
     });
   }

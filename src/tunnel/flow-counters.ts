@@ -19,6 +19,8 @@ export type DropReason =
   | 'refused'
   /** The system would not send it to the target or the application. */
   | 'socket'
+  /** Came faster than it was read, and found the system's receive buffer of the socket full. Linux only. */
+  | 'receive-buffer'
   /** Fragments, not packets: of a packet that is complete or given up already. */
   | 'duplicate'
   /** Datagrams, not packets: malformed, or at odds with another fragment of the same packet. */

@@ -6,14 +6,16 @@ import { Link, type LinkState } from '../session/link.js';
 import { watchNetwork } from '../session/network-watch.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { OpenedChannels } from '../session/opened-channels.js';
+import type { Dispatcher } from '../session/rpc-session.js';
 import type { SessionPath } from '../session/session.js';
-import { ChannelTable } from './channel-table.js';
+import { ChannelTable, statusSource } from './channel-table.js';
 import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
 import type { ForwardSpec } from './spec.js';
+import type { StatusSource } from './status.js';
 import { TcpEntry } from './tcp-entry.js';
 import { UdpEntries } from './udp-entries.js';
 
@@ -22,6 +24,8 @@ const ERRORS_PER_SECOND = 10;
 export interface ForwardOptions extends Dialler {
   readonly specs: readonly ForwardSpec[];
   readonly report: Report;
+  /** What the peer may call here, besides what UDP needs. */
+  readonly methods?: Dispatcher | undefined;
   /** Ends with UNREACHABLE after so long without a session, milliseconds; never unless given. */
   readonly reconnectTimeoutMs?: number | undefined;
   /** Milliseconds after the last packet either way at which a UDP flow ends. */
@@ -44,9 +48,11 @@ export class Forward {
   readonly #ending = new AbortController();
   /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
   readonly ended: Promise<TunnelError | undefined>;
+  readonly source: StatusSource;
 
   private constructor(parts: Parts) {
     this.#parts = parts;
+    this.source = statusSource(parts.table, () => parts.link.live());
     this.ended = parts.link.closed;
   }
 
@@ -65,7 +71,7 @@ export class Forward {
     const udp = new UdpEntries({
       peer,
       report,
-      takeId: () => table.takeId(),
+      flows: table.flows,
       onError,
       ...(options.udpIdleMs === undefined ? {} : { idleMs: options.udpIdleMs }),
     });
@@ -79,7 +85,12 @@ export class Forward {
           service: spec.service,
           channels,
           session: (signal) => (starting.link as Link).session(signal),
-          track: (channel, session) => table.add(channel, session, spec.service),
+          track: (channel, session, client) =>
+            table.add(channel, session, spec.service, {
+              local: entry.local,
+              client,
+              session: () => channels.sessionOf(channel),
+            }),
           onError,
         });
         entries.push(entry);
@@ -92,7 +103,7 @@ export class Forward {
     }
     const reporter = new LinkReporter(options, channels, entries);
     const link = new Link({
-      dial: admittedDial({ ...options, dispatcher: udp.dispatcher }),
+      dial: admittedDial({ ...options, dispatcher: { ...options.methods, ...udp.dispatcher } }),
       onState: (state) => {
         reporter.onState(state);
         if (state.state === 'connected') udp.session(state.peer);

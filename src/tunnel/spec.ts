@@ -29,8 +29,9 @@ export interface ForwardSpec {
   readonly service: string;
 }
 
-const TARGET_EXAMPLES = '8080, web=localhost:3000, db=tcp:10.0.0.5:5432, docker=unix:/run/docker.sock';
-const SPEC_EXAMPLES = '5432, 15432:db, 0.0.0.0:8080:web, unix:/tmp/db.sock:db';
+const TARGET_EXAMPLES =
+  '8080, web=localhost:3000, db=tcp:10.0.0.5:5432, dns=udp:53, docker=unix:/run/docker.sock';
+const SPEC_EXAMPLES = '5432, 15432:db, 0.0.0.0:8080:web, 5353:dns/udp, unix:/tmp/db.sock:db';
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
 const HOST_NAME = /^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})$/;
 /** What a unix socket address holds on Linux, less its end; macOS takes 103. */

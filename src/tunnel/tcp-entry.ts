@@ -20,7 +20,11 @@ export interface TcpEntryOptions {
   readonly channels: OpenedChannels;
   /** The session to open on, now or when there is one again. */
   session(signal: AbortSignal): Promise<PeerSession>;
-  track(channel: Channel, peer: PeerSession): (error: TunnelError | undefined) => void;
+  track(
+    channel: Channel,
+    peer: PeerSession,
+    client: string | undefined,
+  ): (error: TunnelError | undefined) => void;
   /** A connection failed for a reason worth telling. */
   onError(error: TunnelError): void;
 }
@@ -89,7 +93,7 @@ export class TcpEntry {
       if (reason.code !== 'ABORTED') this.#options.onError(reason);
       return;
     }
-    const onClosed = this.#options.track(channel, peer);
+    const onClosed = this.#options.track(channel, peer, remoteAddress(socket));
     channel.start(
       join(socket, channel, {
         onClosed: (error) => {
@@ -159,6 +163,11 @@ async function removeStaleSocket(path: string): Promise<void> {
     probe.once('error', (error) => resolve(systemCode(error) === 'ECONNREFUSED'));
   });
   if (stale) await unlink(path).catch(() => undefined);
+}
+
+/** Undefined for unix sockets, and for one that is closed already. */
+function remoteAddress({ remoteAddress: host, remotePort: port }: Socket): string | undefined {
+  return host === undefined || port === undefined ? undefined : formatHostPort(host, port);
 }
 
 function boundAddress(server: Server, local: Local): string {

@@ -24,7 +24,7 @@ import { DEFAULT_IDLE_MS, FlowTable, REASSEMBLY_BYTES, sweepIntervalMs } from '.
 import { flowOf } from './fragment.js';
 import { ReassemblyBudget } from './reassembly.js';
 import { type ServiceTotal, ServiceTotals } from './service-totals.js';
-import type { Local } from './spec.js';
+import { formatHostPort, type Local } from './spec.js';
 import { EntryFlow, sourceKey, UdpEntry } from './udp-entry.js';
 import { type FlowEnd, UdpReport, type UdpReportOptions } from './udp-report.js';
 
@@ -122,7 +122,12 @@ export class UdpEntries {
 
   /** Counters of every service up to now. */
   totals(): readonly ServiceTotal[] {
-    return this.#totals.snapshot(this.#flows.values());
+    const totals = this.#totals.snapshot(this.#flows.values());
+    for (const entry of this.#entries) {
+      const total = totals.find(({ service }) => service === entry.service);
+      total?.counters.drop('receive-buffer', entry.systemDrops);
+    }
+    return totals;
   }
 
   /** Ends every flow, tells the peer, and reports the totals. Idempotent. */
@@ -131,9 +136,10 @@ export class UdpEntries {
     this.#closed = true;
     clearInterval(this.#sweep);
     await Promise.all([...this.#flows.values()].map((flow) => this.#end(flow, 'shutdown')));
-    for (const entry of this.#entries) entry.close();
     if (this.#entries.length === 0) return;
-    for (const { service, flows, counters } of this.#totals.snapshot([])) {
+    const totals = this.totals();
+    for (const entry of this.#entries) entry.close();
+    for (const { service, flows, counters } of totals) {
       this.#report.totals(this.#options.peer, service, flows, counters);
     }
     if (Object.keys(this.#unassigned.dropped).length > 0) {
@@ -190,7 +196,10 @@ export class UdpEntries {
     });
     this.#flows.add(flow);
     entry.flows.set(flow.key, flow);
-    this.#ends.set(flow, this.#report.opened(flow, current.peer));
+    this.#ends.set(
+      flow,
+      this.#report.opened(flow, current.peer, { local: entry.local, client: formatHostPort(address, port) }),
+    );
     this.#ask(flow);
     return flow;
   }

@@ -4,6 +4,7 @@ import { systemCode, TunnelError } from '../error.js';
 import { Flow, type FlowOptions } from './flow.js';
 import { listenError } from './listen-error.js';
 import { formatHostPort, type Local } from './spec.js';
+import { systemDrops } from './system-drops.js';
 import { askForBuffers, bindSocket, closeSocket, isCongested, resolveHost, udpSocket } from './udp-socket.js';
 
 /** `new`: to be asked for. `opening`: asked for, packets go already. `refused`: packets are dropped until `retryAt`. */
@@ -75,10 +76,12 @@ export class UdpEntry {
   readonly local: string;
   readonly flows = new Map<string, EntryFlow>();
   readonly #socket: Socket;
+  readonly #port: number;
 
   private constructor(socket: Socket, service: string, handler: UdpEntryHandler) {
     const { address, port } = socket.address();
     this.#socket = socket;
+    this.#port = port;
     this.service = service;
     this.local = formatHostPort(address, port);
     socket.on('message', (payload, source) => handler.packet(this, payload, source));
@@ -119,6 +122,11 @@ export class UdpEntry {
       counters.packetsIn += 1;
       counters.bytesIn += payload.length;
     });
+  }
+
+  /** Packets that came faster than they were read, up to now. */
+  get systemDrops(): number {
+    return systemDrops(this.#port);
   }
 
   close(): void {

@@ -4,6 +4,7 @@ import { systemCode, TunnelError, type WireCode } from '../error.js';
 import type { DatagramSender } from './datagram-sender.js';
 import { Flow, type FlowOptions } from './flow.js';
 import { formatHostPort, type Service } from './spec.js';
+import { systemDrops } from './system-drops.js';
 import {
   askForBuffers,
   closeSocket,
@@ -76,7 +77,10 @@ export class ExitFlow extends Flow {
     this.release();
     if (this.#waiting) this.counters.drop('refused', this.#waiting.length);
     this.#waiting = undefined;
-    if (this.#socket) closeSocket(this.#socket);
+    if (this.#socket) {
+      this.counters.drop('receive-buffer', systemDrops(this.#socket.address().port));
+      closeSocket(this.#socket);
+    }
     this.#socket = undefined;
   }
 

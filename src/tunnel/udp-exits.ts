@@ -4,25 +4,16 @@
  */
 import { TunnelError } from '../error.js';
 import type { PeerSession } from '../session/handshake.js';
-import type { NodeId } from '../session/node-id.js';
-import type { Dispatcher } from '../session/rpc-session.js';
-import { DatagramSender } from './datagram-sender.js';
-import { EarlyDatagrams } from './early-datagrams.js';
+import type { DatagramSender } from './datagram-sender.js';
 import { FlowCloser } from './flow-closer.js';
 import { FlowCounters } from './flow-counters.js';
-import {
-  decodeFlowCounts,
-  decodeFlowOpen,
-  encodeFlowCounts,
-  FLOW_CLOSE,
-  FLOW_OPEN,
-  type FlowCount,
-} from './flow-messages.js';
+import { decodeFlowCounts, decodeFlowOpen, encodeFlowCounts, type FlowCount } from './flow-messages.js';
 import { FlowTable, REASSEMBLY_BYTES } from './flow-table.js';
 import { flowOf } from './fragment.js';
 import { ReassemblyBudget } from './reassembly.js';
 import { type ServiceTotal, ServiceTotals } from './service-totals.js';
-import type { Service } from './spec.js';
+import { formatTarget, type Service } from './spec.js';
+import { type FlowOwner, UdpConnection } from './udp-connection.js';
 import { ExitFlow } from './udp-exit.js';
 import { type FlowEnd, UdpReport, type UdpReportOptions } from './udp-report.js';
 
@@ -35,12 +26,6 @@ const SWEEP_MS = 250;
 
 export interface UdpExitsOptions extends UdpReportOptions {
   readonly maxFlows?: number;
-}
-
-/** Whose flows they are. The identity is proven; the instance is the peer's own affair. */
-export interface FlowOwner {
-  readonly peer: NodeId;
-  readonly instanceId: string;
 }
 
 /** The flows of one process of a peer. */
@@ -208,7 +193,9 @@ export class UdpExits {
     });
     flow.sender = connection.sender;
     owned.flows.add(flow);
-    const report = this.#report.opened(flow, connection.peer as PeerSession);
+    const report = this.#report.opened(flow, connection.peer as PeerSession, {
+      target: formatTarget(service.target),
+    });
     this.#ends.set(flow, { owned, report: (reason, theirs) => report(reason, theirs) });
     return flow;
   }
@@ -295,54 +282,6 @@ export class UdpExits {
     flow.end();
     this.#totals.add(flow);
     this.#forgetIfIdle(owned);
-  }
-}
-
-interface Registry {
-  open(connection: UdpConnection, payload: Uint8Array): Promise<Uint8Array>;
-  close(connection: UdpConnection, payload: Uint8Array): Uint8Array;
-  begin(connection: UdpConnection): void;
-  end(connection: UdpConnection): void;
-  datagram(connection: UdpConnection, datagram: Buffer, now: number): void;
-}
-
-/** The part of one session. */
-export class UdpConnection {
-  /** What the peer may call. */
-  readonly dispatcher: Dispatcher;
-  readonly owner: FlowOwner;
-  readonly authorise: (service: string) => Service | undefined;
-  readonly early = new EarlyDatagrams();
-  readonly #registry: Registry;
-  peer: PeerSession | undefined;
-  sender: DatagramSender | undefined;
-  announced = false;
-
-  constructor(owner: FlowOwner, authorise: (service: string) => Service | undefined, registry: Registry) {
-    this.owner = owner;
-    this.authorise = authorise;
-    this.#registry = registry;
-    this.dispatcher = {
-      [FLOW_OPEN]: (payload) => registry.open(this, payload),
-      [FLOW_CLOSE]: (payload) => registry.close(this, payload),
-    };
-  }
-
-  /** Takes the session's datagrams from now on. Ends by itself with the session. */
-  attach(peer: PeerSession): void {
-    this.peer = peer;
-    this.sender = new DatagramSender(peer.session);
-    this.#registry.begin(this);
-    void this.#receive(peer);
-  }
-
-  async #receive({ session }: PeerSession): Promise<void> {
-    for await (const batch of session.datagrams.incoming) {
-      const now = performance.now();
-      for (const datagram of batch) this.#registry.datagram(this, datagram, now);
-    }
-    await session.closed;
-    this.#registry.end(this);
   }
 }
 

@@ -5,6 +5,7 @@ import type { Report } from './events.js';
 import type { Flow } from './flow.js';
 import type { FlowCounters } from './flow-counters.js';
 import type { FlowCount } from './flow-messages.js';
+import type { ChannelFigures } from './status.js';
 import { SOCKET_BUFFER_BYTES } from './udp-socket.js';
 
 /** Why a flow ended. */
@@ -21,8 +22,14 @@ export type FlowEnd =
 
 export interface UdpReportOptions {
   readonly report: Report;
-  /** An id for `channel.open` and `channel.close`. */
-  takeId(): number;
+  /** Where flows are shown beside channels, with ids of the same kind. */
+  readonly flows: ShownFlows;
+}
+
+export interface ShownFlows {
+  /** Answers the flow's id for `channel.open` and `channel.close`. */
+  begin(figures: (id: number) => ChannelFigures): number;
+  end(id: number): void;
 }
 
 export class UdpReport {
@@ -34,17 +41,23 @@ export class UdpReport {
   }
 
   /** Answers what reports the end, given the peer's own count where it is known. */
-  opened(flow: Flow, peer: PeerSession): (reason: FlowEnd, theirs: FlowCount | undefined) => void {
-    const described = {
-      id: this.#options.takeId(),
+  opened(
+    flow: Flow,
+    peer: PeerSession,
+    place: Pick<ChannelFigures, 'local' | 'client' | 'target'>,
+  ): (reason: FlowEnd, theirs: FlowCount | undefined) => void {
+    const facts = {
       peer: peer.peer,
       service: flow.service,
       protocol: 'udp' as const,
       path: peer.session.path.kind,
     };
+    const id = this.#options.flows.begin((given) => flowFigures(flow, { id: given, ...facts, ...place }));
+    const described = { id, ...facts };
     this.#options.report({ event: 'channel.open', ...described });
     return (reason, theirs) => {
       const { packetsIn, packetsOut, bytesIn, bytesOut, dropped } = flow.counters;
+      this.#options.flows.end(id);
       this.#options.report({
         event: 'channel.close',
         ...described,
@@ -99,5 +112,34 @@ export function lost(own: FlowCounters, theirs: FlowCount): { lostIn: number; lo
   return {
     lostIn: Math.max(0, theirs.sent - own.seen),
     lostOut: Math.max(0, own.packetsOut - theirs.seen),
+  };
+}
+
+/** Counters that are read from the flow whenever they are asked for. */
+function flowFigures(
+  flow: Flow,
+  facts: Pick<
+    ChannelFigures,
+    'id' | 'peer' | 'service' | 'protocol' | 'path' | 'local' | 'client' | 'target'
+  >,
+): ChannelFigures {
+  const { counters } = flow;
+  return {
+    ...facts,
+    state: 'open',
+    unackedBytes: 0,
+    window: 0,
+    get bytesIn() {
+      return counters.bytesIn;
+    },
+    get bytesOut() {
+      return counters.bytesOut;
+    },
+    get ageMs() {
+      return performance.now() - flow.openedAt;
+    },
+    get drops() {
+      return Object.values(counters.dropped).reduce((sum, count) => sum + count, 0);
+    },
   };
 }

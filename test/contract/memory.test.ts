@@ -52,6 +52,19 @@ describe('memory: on request', () => {
     await acceptor.closed;
   });
 
+  it('datagrams are repeated and come in another order, and arriving ones are acknowledged', async () => {
+    const { dialler, acceptor } = memorySessionPair({
+      shapeDatagrams: (datagrams) => [...datagrams].reverse().flatMap((one) => [one, one]),
+    });
+    dialler.datagrams.send([Buffer.of(1), Buffer.of(2)]);
+    const batch = await next(acceptor.datagrams.incoming);
+    expect(batch.map(([first]) => first)).toEqual([2, 2, 1, 1]);
+    expect(acceptor.stats().bytesReceived).toBe(4);
+    expect(dialler.stats().bytesReceived).toBe(1);
+    dialler.close();
+    await acceptor.closed;
+  });
+
   it('datagrams are lost, and streams are not', async () => {
     const { dialler, acceptor } = memorySessionPair({ loseDatagram: (payload) => payload[0] === 0 });
     dialler.datagrams.send([Buffer.of(0), Buffer.of(1), Buffer.of(0), Buffer.of(2)]);

@@ -440,6 +440,18 @@ export function sessionContract(name: string, engine: Engine): void {
         );
       });
 
+      it('either share a stream or do not, and both sides know', () => {
+        expect(typeof pair.dialler.reliableDatagrams).toBe('boolean');
+        expect(pair.acceptor.reliableDatagrams).toBe(pair.dialler.reliableDatagrams);
+      });
+
+      it('are taken before send returns: the memory is the caller’s again', async () => {
+        const mine = Buffer.from('mine');
+        pair.dialler.datagrams.send([mine]);
+        mine.fill(0);
+        expect(String((await collect(pair.acceptor, 1))[0])).toBe('mine');
+      });
+
       it('of no bytes are datagrams too', async () => {
         pair.dialler.datagrams.send([Buffer.alloc(0), Buffer.from('x')]);
         const lengths = (await collect(pair.acceptor, 2)).map(({ length }) => length);

@@ -13,6 +13,7 @@ import {
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { dial, listen, readAll } from '../support/sockets.js';
+import { NO_TMUX, Terminal } from '../support/terminal.js';
 import { Machine, RUN } from '../support/tunnel-process.js';
 
 const ID = 'ab'.repeat(32);
@@ -123,8 +124,20 @@ describe('one endpoint for an identity', () => {
   });
 });
 
+const ENGINES = /\/native\/|\/engines\//;
+/** The dashboard is one file with React and Ink in it. */
+const VIEWS = /\/dist\/tui\/dashboard\.js|node_modules\/(ora|ink|react|yoga-layout)\//;
+
+/** The URLs in the coverage reports of a folder. */
+function loadedModules(folder: string): readonly string[] {
+  return readdirSync(folder).flatMap((file) => {
+    const { result } = JSON.parse(readFileSync(join(folder, file), 'utf8')) as { result: { url: string }[] };
+    return result.map(({ url }) => url);
+  });
+}
+
 describe('start', () => {
-  it.each([[['--version']], [['id']], [['id', '--json']]])(
+  it.each([[['--version']], [['id']], [['id', '--json']], [['status']], [['status', '--json']]])(
     '%j loads neither the engine nor a view',
     async (args) => {
       const folder = join(machine.home, 'coverage');
@@ -132,18 +145,34 @@ describe('start', () => {
         // Coverage lists every module that was loaded.
         env: { ...process.env, TUNNEL_HOME: machine.home, NODE_V8_COVERAGE: folder },
       });
-      const modules = readdirSync(folder).flatMap((file) => {
-        const { result } = JSON.parse(readFileSync(join(folder, file), 'utf8')) as {
-          result: { url: string }[];
-        };
-        return result.map(({ url }) => url);
-      });
+      const modules = loadedModules(folder);
       expect(modules.some((url) => url.endsWith('/bin/run.js'))).toBe(true);
-      expect(
-        modules.filter((url) => /\/native\/|\/engines\/|node_modules\/(ora|ink|react)\//.test(url)),
-      ).toEqual([]);
+      expect(modules.filter((url) => ENGINES.test(url) || VIEWS.test(url))).toEqual([]);
     },
   );
+
+  it('expose --json loads the engine, but no view', async () => {
+    const folder = join(machine.home, 'coverage');
+    process.env.NODE_V8_COVERAGE = folder;
+    const { process: expose } = await machine.expose('80');
+    delete process.env.NODE_V8_COVERAGE;
+    expose.kill('SIGTERM');
+    await expose.exited;
+    const modules = loadedModules(folder);
+    expect(modules.some((url) => ENGINES.test(url))).toBe(true);
+    expect(modules.filter((url) => VIEWS.test(url))).toEqual([]);
+  });
+
+  it.skipIf(NO_TMUX)('a terminal is where the view is loaded', async () => {
+    const folder = join(machine.home, 'coverage');
+    const env = { TUNNEL_HOME: machine.home, NODE_V8_COVERAGE: folder };
+    const terminal = new Terminal(`node ${RUN} dashboard`, { env });
+    await terminal.until(/0 processes/);
+    terminal.press('q');
+    await terminal.until(/EXIT 0/);
+    terminal.close();
+    expect(loadedModules(folder).some((url) => VIEWS.test(url))).toBe(true);
+  });
 });
 
 describe('expose in plain lines', () => {

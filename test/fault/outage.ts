@@ -73,6 +73,11 @@ export function describeOutage(title: string, options: OutageOptions): void {
     it('not a byte got through meanwhile', () => results.get('silence'));
     it('the forward says that it reconnects, and that it is back', () => results.get('events'));
     it(
+      'every channel ended by what an application did, and by nothing else',
+      () => results.get('reasons'),
+      EACH_MS,
+    );
+    it(
       'every channel that was opened is closed in the end, in both processes',
       () => results.get('nothing left'),
       EACH_MS,

@@ -15,7 +15,16 @@ import { RpcSession } from '../../src/session/rpc-session.js';
 import type { BidirectionalStream, StreamSink } from '../../src/session/session.js';
 import { formatTicket, parseTicket } from '../../src/session/ticket.js';
 import { WindowBudget } from '../../src/session/window-budget.js';
+import { Flow } from '../../src/tunnel/flow.js';
+import {
+  decodeFlowCounts,
+  decodeFlowOpen,
+  encodeFlowCounts,
+  encodeFlowOpen,
+} from '../../src/tunnel/flow-messages.js';
+import { encodeFragments, encodeWhole, flowOf } from '../../src/tunnel/fragment.js';
 import { decodeOpen, encodeOpen } from '../../src/tunnel/open.js';
+import { ReassemblyBudget } from '../../src/tunnel/reassembly.js';
 
 const RUNS = Number(process.env.FUZZ_RUNS ?? 500);
 const TIMEOUT_MS = 600_000;
@@ -215,6 +224,37 @@ describe('hostile bytes', () => {
     expect(rpc.openTunnels).toBe(0);
     expect(stream.written).toBeLessThan(64 * 1024);
   });
+
+  fuzz(
+    'that open or close flows',
+    hostile(
+      encodeFlowOpen({ flow: 7, resume: true, idleMs: 120_000, service: 'dns' }),
+      encodeFlowCounts([
+        { flow: 7, sent: 1000, seen: 999 },
+        { flow: 8, sent: 0, seen: 2 ** 40 },
+      ]),
+    ),
+    (bytes) => {
+      codedOrFine(() => decodeFlowOpen(bytes));
+      codedOrFine(() => decodeFlowCounts(bytes));
+    },
+  );
+
+  fuzz(
+    'in datagrams of a flow',
+    hostile(
+      encodeWhole(7, Buffer.from('payload')),
+      ...encodeFragments(7, Buffer.alloc(3000, 1), { packet: 9, count: 3 }),
+    ),
+    (bytes) => {
+      const budget = new ReassemblyBudget(128 * 1024);
+      const flow = new Flow({ id: 7, service: 'dns', idleMs: 1000, budget });
+      if (flowOf(bytes) === undefined) return;
+      for (let again = 0; again < 3; again += 1) flow.accept(bytes, 0);
+      flow.release();
+      expect(budget.left).toBe(128 * 1024);
+    },
+  );
 
   const ticket = Buffer.from(
     formatTicket({

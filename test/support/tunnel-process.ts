@@ -24,18 +24,22 @@ export interface MachineOptions {
   readonly bind?: string;
   /** The limit of open files of its processes. */
   readonly openFiles?: number;
+  /** Makes the path of its home longer. */
+  readonly folder?: string;
   /** How long to wait for an event or a line, milliseconds. */
   readonly eventTimeoutMs?: number;
 }
 
 /** A `TUNNEL_HOME` of its own, removed by `dispose`. */
 export class Machine {
-  readonly home = mkdtempSync(join(tmpdir(), 'tunnel-test-'));
+  readonly home: string;
+  readonly #root = mkdtempSync(join(tmpdir(), 'tunnel-test-'));
   readonly #options: MachineOptions;
   readonly #processes = new Set<TunnelProcess>();
 
   constructor(options: MachineOptions = {}) {
     this.#options = options;
+    this.home = join(this.#root, options.folder ?? '');
   }
 
   /** Starts `tunnel …` with `--json` and without relays, on the machine's address. */
@@ -51,6 +55,11 @@ export class Machine {
   #network(): string[] {
     const { bind = '127.0.0.1' } = this.#options;
     return bind === 'any' ? ['--no-relay'] : ['--no-relay', '--bind', bind];
+  }
+
+  /** Starts `tunnel …` as given. */
+  startAs(...args: string[]): TunnelProcess {
+    return this.#spawn(args);
   }
 
   /** Runs `tunnel …` as given and waits for its end. */
@@ -85,7 +94,7 @@ export class Machine {
       process.kill('SIGKILL');
       await process.exited;
     }
-    rmSync(this.home, { recursive: true, force: true });
+    rmSync(this.#root, { recursive: true, force: true });
   }
 }
 

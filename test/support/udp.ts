@@ -108,7 +108,7 @@ export class UdpTunnel {
     this.entries = new UdpEntries({
       peer: this.#server.nodeId,
       report: this.near.report,
-      takeId: () => ++this.#ids,
+      flows: { begin: () => ++this.#ids, end: () => undefined },
       onError: (error) => this.errors.push(error.code),
       ...(options.idleMs === undefined ? {} : { idleMs: options.idleMs }),
       ...(options.maxFlows === undefined ? {} : { maxFlows: options.maxFlows }),
@@ -163,7 +163,7 @@ export class UdpTunnel {
     const { maxFlows } = this.#options;
     return new UdpExits({
       report: this.far.report,
-      takeId: () => ++this.#ids,
+      flows: { begin: () => ++this.#ids, end: () => undefined },
       ...(maxFlows === undefined ? {} : { maxFlows }),
     });
   }

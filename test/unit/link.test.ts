@@ -3,12 +3,14 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { TunnelError, type TunnelErrorCode, WIRE_CODES } from '../../src/error.js';
 import { memorySessionPair } from '../../src/session/engines/memory.js';
 import type { PeerSession } from '../../src/session/handshake.js';
-import { Link, type LinkState } from '../../src/session/link.js';
+import { Link, type LinkOptions, type LinkState } from '../../src/session/link.js';
 import type { CloseInfo } from '../../src/session/session.js';
 import { rejected } from '../support/errors.js';
 
 beforeEach(() => {
-  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+  vi.useFakeTimers({
+    toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval', 'performance', 'Date'],
+  });
 });
 
 afterEach(() => {
@@ -24,24 +26,38 @@ interface Dialled {
   closeByPeer(code: number): void;
 }
 
-function dialled(): Dialled {
+function dialled(talks = false): Dialled {
   const pair = memorySessionPair();
+  const { closed, path } = pair.dialler;
+  let sign = 0;
+  const session = {
+    closed,
+    path,
+    close: (code: number, reason: string) => pair.dialler.close(code, reason),
+    get heard() {
+      if (talks) sign += 1;
+      return sign;
+    },
+  };
   const peer = {
-    session: pair.dialler,
+    session,
     peer: pair.dialler.remoteId,
     goingAway: new Promise(() => undefined),
+    // Never answered: a peer that nobody makes speak is silent.
+    rpc: { call: () => new Promise(() => undefined) },
   } as unknown as PeerSession;
   return { peer, cut: pair.cut, closeByPeer: (code) => pair.acceptor.close(code, 'because') };
 }
 
 interface Dial {
   readonly signal: AbortSignal;
-  succeed(): Dialled;
+  /** With a peer that is silent, or one that is always heard. */
+  succeed(talks?: boolean): Dialled;
   fail(code: TunnelErrorCode): void;
 }
 
 /** A link whose dials are answered by the test, one after another. */
-function start(random: () => number = () => 0.5) {
+function start(random: () => number = () => 0.5, options: Partial<LinkOptions> = {}) {
   const states: LinkState[] = [];
   const dials: Dial[] = [];
   const link = new Link({
@@ -50,8 +66,8 @@ function start(random: () => number = () => 0.5) {
         signal.addEventListener('abort', () => reject(new TunnelError('ABORTED', 'cancelled')));
         dials.push({
           signal,
-          succeed: () => {
-            const one = dialled();
+          succeed: (talks) => {
+            const one = dialled(talks);
             resolve(one.peer);
             return one;
           },
@@ -60,6 +76,7 @@ function start(random: () => number = () => 0.5) {
       }),
     onState: (state) => states.push(state),
     random,
+    ...options,
   });
   return { link, states, dials };
 }
@@ -149,7 +166,7 @@ describe('a link', () => {
     const { link, states, dials } = start();
     await settle();
     const lasting = async (ms: number) => {
-      const session = (dials.at(-1) as Dial).succeed();
+      const session = (dials.at(-1) as Dial).succeed(true);
       await settle();
       await vi.advanceTimersByTimeAsync(ms);
       session.cut();
@@ -320,5 +337,96 @@ describe('a link', () => {
       await waiting;
       expect(getEventListeners(signal, 'abort')).toHaveLength(0);
     });
+  });
+
+  describe('whose peer falls silent', () => {
+    it('dials beside the session, and takes what comes through for it', async () => {
+      const { link, states, dials } = start();
+      await settle();
+      const first = (dials[0] as Dial).succeed();
+      await settle();
+      await vi.advanceTimersByTimeAsync(2250);
+      expect(dials).toHaveLength(1);
+      await vi.advanceTimersByTimeAsync(250);
+      expect(dials).toHaveLength(2);
+      expect(await link.session()).toBe(first.peer);
+      const second = (dials[1] as Dial).succeed();
+      await settle();
+      expect(await link.session()).toBe(second.peer);
+      expect(await first.peer.session.closed).toMatchObject({ closeCode: WIRE_CODES.SESSION_LOST });
+      // No time without a session was told of, but how long the peer had been silent.
+      expect(names(states)).toEqual(['connecting', 'connected', 'connected']);
+      expect(states.at(-1)).toMatchObject({ downMs: 2500 });
+      await link.close();
+    });
+
+    it('gives the session up within 5 s, and says why', async () => {
+      const { link, states, dials } = start();
+      await settle();
+      const { peer } = (dials[0] as Dial).succeed();
+      await settle();
+      await vi.advanceTimersByTimeAsync(4500);
+      await settle();
+      expect(await peer.session.closed).toMatchObject({ by: 'local' });
+      expect(states.at(-1)).toMatchObject({
+        state: 'reconnecting',
+        error: { code: 'SESSION_LOST', message: 'no answer for 5 s' },
+      });
+      await link.close();
+    });
+  });
+
+  it('tries again within a second while something waits, and begins new dials beside one that hangs', async () => {
+    const { link, states, dials } = start(() => 0.5, { busy: () => true });
+    await settle();
+    (dials[0] as Dial).succeed().cut();
+    await settle();
+    for (let i = 1; i < 6; i += 1) {
+      await vi.advanceTimersByTimeAsync(nextTry(states.at(-1)) as number);
+      await settle();
+      dials[i]?.fail('UNREACHABLE');
+      await settle();
+      expect(nextTry(states.at(-1))).toBeLessThanOrEqual(1000);
+    }
+    await vi.advanceTimersByTimeAsync(1000);
+    await settle();
+    const hanging = dials.length;
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(dials.length).toBe(hanging + 10);
+    // The oldest ones were let go: what they wait for is long lost.
+    expect(dials.slice(hanging - 1).filter(({ signal }) => !signal.aborted)).toHaveLength(6);
+    await link.close();
+  });
+
+  it('tries at once when the network has changed', async () => {
+    const { link, states, dials } = start();
+    await settle();
+    for (let i = 0; i < 5; i += 1) {
+      dials[i]?.fail('UNREACHABLE');
+      await settle();
+      if (i < 4) await vi.advanceTimersByTimeAsync(nextTry(states.at(-1)) as number);
+      await settle();
+    }
+    expect(dials).toHaveLength(5);
+    link.networkChanged();
+    await settle();
+    expect(dials).toHaveLength(6);
+    await link.close();
+  });
+
+  it('gives up after the time it was given, and says so', async () => {
+    const { link, states, dials } = start(() => 0.5, { giveUpAfterMs: 600 });
+    await settle();
+    for (let i = 0; i < 3; i += 1) {
+      dials[i]?.fail('UNREACHABLE');
+      await settle();
+      await vi.advanceTimersByTimeAsync(nextTry(states.at(-1)) ?? 0);
+      await settle();
+    }
+    expect(await link.closed).toMatchObject({
+      code: 'UNREACHABLE',
+      message: expect.stringContaining('no session with the peer for 1 s'),
+    });
+    expect((await rejected(link.session())).code).toBe('UNREACHABLE');
   });
 });

@@ -1,0 +1,40 @@
+/** The feed and the actions of a process that shows itself. */
+import type { ChannelQuery, StatusActions, StatusFeed, StatusSnapshot } from '../tunnel/status.js';
+import { EVERY_CHANNEL, type StatusModel } from '../tunnel/status-model.js';
+
+export class LocalFeed implements StatusFeed {
+  readonly #model: StatusModel;
+  #query: ChannelQuery = { ...EVERY_CHANNEL, limit: 0 };
+  #current: readonly StatusSnapshot[];
+
+  constructor(model: StatusModel) {
+    this.#model = model;
+    // What has happened before anyone looked is seen at once.
+    model.sample();
+    this.#current = [model.snapshot(this.#query)];
+  }
+
+  current(): readonly StatusSnapshot[] {
+    return this.#current;
+  }
+
+  subscribe(listener: () => void): () => void {
+    return this.#model.subscribe(() => {
+      this.#current = [this.#model.snapshot(this.#query)];
+      listener();
+    });
+  }
+
+  /** Takes effect with the next sample; one is not taken for it, since typing a filter asks at every key. */
+  ask(query: ChannelQuery): void {
+    this.#query = query;
+  }
+}
+
+export function localActions(model: StatusModel): StatusActions {
+  return {
+    resetChannel: async (_pid, id) => model.resetChannel(id),
+    // Nobody waits to be let in yet, so there is nobody to decide about.
+    decide: async () => false,
+  };
+}

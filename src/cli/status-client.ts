@@ -1,0 +1,204 @@
+/** Reads the status sockets of this user's processes: once, or for as long as they live. */
+import { connect, type Socket } from 'node:net';
+import { TunnelError } from '../error.js';
+import type { ChannelQuery, StatusActions, StatusFeed, StatusSnapshot } from '../tunnel/status.js';
+import { EVERY_CHANNEL } from '../tunnel/status-model.js';
+import { listSockets, removeStale, socketPath } from './status-folder.js';
+import { LineReader, STATUS_VERSION, type StatusMessage, wireQuery } from './status-wire.js';
+
+const ANSWER_MS = 3000;
+const LOOK_MS = 1000;
+/** 10,000 channels make three million characters. */
+const MAX_LINE = 256 * 1024 * 1024;
+
+interface ConnectionOptions {
+  onSnapshot(snapshot: StatusSnapshot): void;
+  onClosed(): void;
+}
+
+/** One process's socket. */
+class StatusConnection {
+  readonly #socket: Socket;
+  readonly #waiting = new Map<number, (message: StatusMessage | undefined) => void>();
+  readonly #options: ConnectionOptions;
+  #lastId = 0;
+
+  constructor(path: string, options: ConnectionOptions) {
+    this.#options = options;
+    this.#socket = connect({ path });
+    const lines = new LineReader(MAX_LINE);
+    this.#socket.setEncoding('utf8');
+    this.#socket.on('error', () => undefined);
+    this.#socket.on('data', (text: string) => {
+      try {
+        for (const line of lines.push(text)) this.#onMessage(JSON.parse(line) as StatusMessage);
+      } catch {
+        this.#socket.destroy();
+      }
+    });
+    this.#socket.once('close', () => {
+      for (const settle of this.#waiting.values()) settle(undefined);
+      this.#waiting.clear();
+      options.onClosed();
+    });
+  }
+
+  watch(query: ChannelQuery): void {
+    this.#send({ method: 'watch', query: wireQuery(query) });
+  }
+
+  snapshot(query: ChannelQuery): Promise<StatusSnapshot | undefined> {
+    return this.#ask({ method: 'snapshot', query: wireQuery(query) }).then((message) =>
+      message?.type === 'snapshot' ? message.snapshot : undefined,
+    );
+  }
+
+  async command(request: object): Promise<boolean> {
+    const message = await this.#ask(request);
+    if (message?.type === 'done') return message.ok;
+    throw new TunnelError(
+      'UNAVAILABLE',
+      message?.type === 'error' ? message.message : 'the process does not answer',
+    );
+  }
+
+  close(): void {
+    this.#socket.destroy();
+  }
+
+  #onMessage(message: StatusMessage): void {
+    if (message.type === 'hello' && message.version !== STATUS_VERSION) {
+      throw new TunnelError('VERSION', `status version ${message.version}`);
+    }
+    const settle = 'id' in message && message.id !== undefined ? this.#waiting.get(message.id) : undefined;
+    if (settle) settle(message);
+    else if (message.type === 'snapshot') this.#options.onSnapshot(message.snapshot);
+  }
+
+  #send(request: object): number {
+    this.#lastId += 1;
+    this.#socket.write(`${JSON.stringify({ id: this.#lastId, ...request })}\n`);
+    return this.#lastId;
+  }
+
+  #ask(request: object): Promise<StatusMessage | undefined> {
+    if (this.#socket.destroyed) return Promise.resolve(undefined);
+    return new Promise((resolve) => {
+      const id = this.#send(request);
+      const timer = setTimeout(() => settle(undefined), ANSWER_MS);
+      const settle = (message: StatusMessage | undefined) => {
+        clearTimeout(timer);
+        this.#waiting.delete(id);
+        resolve(message);
+      };
+      this.#waiting.set(id, settle);
+    });
+  }
+}
+
+/** A snapshot of every process that answers, in order of their pids. */
+export async function readStatus(folder: string): Promise<readonly StatusSnapshot[]> {
+  await removeStale(folder);
+  const pids = await listSockets(folder);
+  const answers = await Promise.all(
+    pids.map(async (pid) => {
+      const connection = new StatusConnection(socketPath(folder, pid), {
+        onSnapshot: () => undefined,
+        onClosed: () => undefined,
+      });
+      const snapshot = await connection.snapshot(EVERY_CHANNEL);
+      connection.close();
+      return snapshot;
+    }),
+  );
+  return answers.filter((snapshot) => snapshot !== undefined);
+}
+
+/** The feed of `tunnel dashboard`: processes appear and leave by themselves. */
+export class RemoteFeed implements StatusFeed, StatusActions {
+  readonly #folder: string;
+  readonly #connections = new Map<number, StatusConnection>();
+  readonly #snapshots = new Map<number, StatusSnapshot>();
+  readonly #listeners = new Set<() => void>();
+  #query: ChannelQuery = EVERY_CHANNEL;
+  #current: readonly StatusSnapshot[] = [];
+  #timer: NodeJS.Timeout | undefined;
+  #pending: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  /** Resolves after the first look round. */
+  async start(): Promise<void> {
+    await removeStale(this.#folder);
+    await this.#look();
+  }
+
+  current(): readonly StatusSnapshot[] {
+    return this.#current;
+  }
+
+  subscribe(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  ask(query: ChannelQuery): void {
+    this.#query = query;
+    for (const connection of this.#connections.values()) connection.watch(query);
+  }
+
+  resetChannel(pid: number, id: number): Promise<boolean> {
+    return this.#command(pid, { method: 'reset', channel: id });
+  }
+
+  decide(pid: number, peer: string, allowed: boolean): Promise<boolean> {
+    return this.#command(pid, { method: 'decide', peer, allowed });
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    clearTimeout(this.#pending);
+    for (const connection of this.#connections.values()) connection.close();
+  }
+
+  async #command(pid: number, request: object): Promise<boolean> {
+    const connection = this.#connections.get(pid);
+    if (!connection) throw new TunnelError('UNAVAILABLE', `the process ${pid} has ended`);
+    return connection.command(request);
+  }
+
+  async #look(): Promise<void> {
+    const pids = await listSockets(this.#folder);
+    if (this.#closed) return;
+    for (const pid of pids) if (!this.#connections.has(pid)) this.#connect(pid);
+    this.#timer = setTimeout(() => void this.#look(), LOOK_MS);
+  }
+
+  #connect(pid: number): void {
+    const connection = new StatusConnection(socketPath(this.#folder, pid), {
+      onSnapshot: (snapshot) => {
+        this.#snapshots.set(pid, snapshot);
+        this.#changed();
+      },
+      onClosed: () => {
+        this.#connections.delete(pid);
+        if (this.#snapshots.delete(pid)) this.#changed();
+      },
+    });
+    this.#connections.set(pid, connection);
+    connection.watch(this.#query);
+  }
+
+  /** Several processes' snapshots come at their own times: views are told of them together. */
+  #changed(): void {
+    this.#pending ??= setTimeout(() => {
+      this.#pending = undefined;
+      this.#current = [...this.#snapshots.values()].sort((a, b) => a.pid - b.pid);
+      for (const listener of [...this.#listeners]) listener();
+    }, 250 - 10);
+  }
+}

@@ -1,0 +1,72 @@
+/** `tunnel status` in words: a table a process. No React in here. */
+
+import { bytes, duration, loss, rate, roundTrip, shortId } from '../tui/format.js';
+import { clean, widthOf } from '../tui/text.js';
+import type { SessionStatus, StatusSnapshot, TunnelStatus } from '../tunnel/status.js';
+
+export function statusLines(processes: readonly StatusSnapshot[]): readonly string[] {
+  if (processes.length === 0) {
+    return ['no tunnel is running; start one with: tunnel expose <port>, or tunnel forward <peer> <port>'];
+  }
+  return processes.flatMap((process, index) => [...(index === 0 ? [] : ['']), ...processLines(process)]);
+}
+
+function processLines(process: StatusSnapshot): readonly string[] {
+  const { pid, command, nodeId, identity, totals } = process;
+  const now = Date.parse(process.at);
+  const up = duration(now - Date.parse(process.startedAt));
+  return [
+    `${command} ${pid}  ${shortId(nodeId)} (${clean(identity)})  up ${up}  ▲ ${rate(totals.rateOut)}  ▼ ${rate(totals.rateIn)}`,
+    ...align([
+      ['', 'TUNNEL', 'ROUTE', 'OPEN', 'TOTAL', '▲ SENT', '▼ RECEIVED'],
+      ...process.tunnels.map((tunnel) => [
+        '',
+        tunnel.protocol,
+        route(tunnel),
+        String(tunnel.open),
+        String(tunnel.total),
+        bytes(tunnel.bytesOut),
+        bytes(tunnel.bytesIn),
+      ]),
+    ]),
+    ...align([
+      ['', 'PEER', 'STATE', 'PATH', 'ADDRESS', 'RTT', 'LOSS'],
+      ...(process.sessions.length === 0 ? [['', 'nobody', '', '', '', '', '']] : []),
+      ...process.sessions.map((session) => ['', ...sessionCells(session, now)]),
+    ]),
+  ];
+}
+
+function route({ local, target, service, peer }: TunnelStatus): string {
+  if (local === undefined) return `${service} → ${target ?? ''}`;
+  return `${local} → ${service} @ ${shortId(peer ?? '')}`;
+}
+
+function sessionCells(session: SessionStatus, now: number): readonly string[] {
+  const { peer, state, since, path, remote, rttMs, lossRatio, error } = session;
+  const known = [
+    shortId(peer),
+    `${state} ${duration(now - Date.parse(since))}${error ? `: ${error.message}` : ''}`,
+  ];
+  if (state !== 'connected') return [...known, '', '', '', ''];
+  return [...known, path ?? '', remote ?? '', roundTrip(rttMs ?? 0), loss(lossRatio)];
+}
+
+function align(rows: readonly (readonly string[])[]): readonly string[] {
+  const safe = rows.map((row) => row.map(clean));
+  const widths = (safe[0] ?? []).map((_, column) =>
+    Math.max(...safe.map((row) => widthOf(row[column] ?? ''))),
+  );
+  return safe.map((row) =>
+    row
+      .map((cell, column) => cell + ' '.repeat((widths[column] ?? 0) - widthOf(cell)))
+      .join('  ')
+      .trimEnd(),
+  );
+}
+
+/** What `tunnel status --json` says of a process. */
+export function statusJson(snapshot: StatusSnapshot): object {
+  const { pid, command, nodeId, identity, startedAt, sessions, tunnels, channels, totals } = snapshot;
+  return { pid, command, nodeId, identity, startedAt, sessions, tunnels, channels, totals };
+}

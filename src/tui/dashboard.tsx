@@ -1,0 +1,220 @@
+/** The dashboard: a view of snapshots. It renders what it is given and says what was pressed. */
+import { Box, render, useInput, useStdout } from 'ink';
+import { type ReactElement, useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react';
+import type { StatusActions, StatusFeed } from '../tunnel/status.js';
+import { detailOf } from './detail.js';
+import { DetailPage, Footer, Header, HelpPage, InvitationPage } from './frame.js';
+import { type Effect, FIRST_SCREEN, type Key, press, type Screen } from './keys.js';
+import { heights } from './layout.js';
+import { ApprovalsPane, ChannelsPane, EventsPane, PeersPane, TunnelsPane } from './panes.js';
+import { type View, viewOf } from './view.js';
+
+export interface DashboardProps {
+  readonly feed: StatusFeed;
+  readonly actions: StatusActions;
+  /** Without it nothing is coloured; bold and inverse stay. */
+  readonly color: boolean;
+  /** What to run on the other machine; of an expose, which shows it until somebody has come. */
+  readonly invitation?: readonly string[] | undefined;
+  /** Ending the view ends the tunnel under it. */
+  readonly endsTunnel: boolean;
+  /** `interrupt` is Ctrl-C. */
+  readonly onQuit: (how: 'quit' | 'interrupt') => void;
+}
+
+export function Dashboard(props: DashboardProps): ReactElement {
+  const { feed, color, invitation } = props;
+  const { columns, rows } = useSize();
+  const live = useSyncExternalStore(
+    (listener) => feed.subscribe(listener),
+    () => feed.current(),
+  );
+  const [screen, setScreen] = useState(FIRST_SCREEN);
+  const held = useRef(live);
+  if (!screen.paused) held.current = live;
+  const snapshots = held.current;
+  const { sort, reverse, filter, limit } = screen;
+  useEffect(() => feed.ask({ sort, reverse, filter, limit }), [feed, sort, reverse, filter, limit]);
+  const view = useMemo(
+    () => viewOf(snapshots, { sort, reverse, filter }),
+    [snapshots, sort, reverse, filter],
+  );
+  const alone = useRef(true);
+  if (view.peers.length > 0) alone.current = false;
+  const inviting = alone.current && invitation !== undefined && screen.mode === 'panes';
+  const body = rows - 2 - Math.min(1, view.approvals.length);
+  const sizes = heights({
+    rows: body,
+    focus: screen.pane,
+    counts: {
+      tunnels: view.tunnels.length,
+      peers: view.peers.length,
+      channels: view.channels.length,
+      events: view.events.length,
+    },
+  });
+  useKeys(props, { screen, setScreen, view, page: Math.max(1, sizes[screen.pane] - 1) });
+  const common = { view, screen, width: columns, color };
+  return (
+    <Box flexDirection="column" width={columns} height={rows} overflow="hidden">
+      <Header {...common} />
+      <ApprovalsPane {...common} />
+      <Body {...common} height={body} sizes={sizes} invitation={invitation} inviting={inviting} />
+      <Footer {...common} hasInvitation={invitation !== undefined} />
+    </Box>
+  );
+}
+
+interface BodyProps {
+  readonly view: View;
+  readonly screen: Screen;
+  readonly width: number;
+  readonly color: boolean;
+  readonly height: number;
+  readonly sizes: ReturnType<typeof heights>;
+  readonly invitation: readonly string[] | undefined;
+  /** Nobody has come yet, so the empty tables have no better use for their place. */
+  readonly inviting: boolean;
+}
+
+function Body({ height, sizes, invitation, inviting, ...common }: BodyProps): ReactElement {
+  const { screen, view, width, color } = common;
+  const page = { height, width, color };
+  if (screen.mode === 'help') return <HelpPage {...page} />;
+  if (screen.mode === 'invitation' && invitation) return <InvitationPage {...page} invitation={invitation} />;
+  if (screen.mode === 'detail') return <DetailPage {...page} detail={detailOf(screen, view, width - 2)} />;
+  const channels = sizes.channels + sizes.peers + 2;
+  return (
+    <>
+      <TunnelsPane {...common} height={sizes.tunnels} />
+      {inviting && invitation ? (
+        <InvitationPage {...page} height={channels} invitation={invitation} />
+      ) : (
+        <>
+          <PeersPane {...common} height={sizes.peers} />
+          <ChannelsPane {...common} height={sizes.channels} />
+        </>
+      )}
+      <EventsPane {...common} height={sizes.events} />
+    </>
+  );
+}
+
+interface KeyState {
+  readonly screen: Screen;
+  setScreen(screen: Screen): void;
+  readonly view: View;
+  readonly page: number;
+}
+
+function useKeys(props: DashboardProps, { screen, setScreen, view, page }: KeyState): void {
+  // Several keys may come before React has rendered the first of them.
+  const newest = useRef(screen);
+  newest.current = screen;
+  const show = (next: Screen) => {
+    newest.current = next;
+    setScreen(next);
+  };
+  const say = (notice: string) => show({ ...newest.current, notice });
+  const { endsTunnel, invitation } = props;
+  const around = { view, page, endsTunnel, hasInvitation: invitation !== undefined };
+  useInput((input, inkKey) => {
+    const key = keyOf(input, inkKey);
+    // What was typed fast, or pasted, comes as one text.
+    const keys = key.input.length > 1 ? [...key.input].map((letter) => ({ input: letter })) : [key];
+    for (const one of keys) {
+      const { screen: next, effect } = press(newest.current, one, around);
+      show(next);
+      if (effect) void carryOut(effect, props, say);
+    }
+  });
+}
+
+async function carryOut(
+  effect: Effect,
+  { actions, onQuit }: DashboardProps,
+  say: (notice: string) => void,
+): Promise<void> {
+  try {
+    switch (effect.do) {
+      case 'quit':
+      case 'interrupt':
+        onQuit(effect.do);
+        break;
+      case 'reset':
+        say(
+          (await actions.resetChannel(effect.pid, effect.id))
+            ? `channel ${effect.id} was reset`
+            : `channel ${effect.id} had ended by itself`,
+        );
+        break;
+      case 'decide': {
+        const done = await actions.decide(effect.pid, effect.peer, effect.allowed);
+        say(done ? `${effect.allowed ? 'allowed' : 'denied'} ${effect.peer}` : 'it does not wait any more');
+      }
+    }
+  } catch (error) {
+    say(error instanceof Error ? error.message : String(error));
+  }
+}
+
+type InkKey = Parameters<Parameters<typeof useInput>[0]>[1];
+
+function keyOf(input: string, key: InkKey): Key {
+  const named =
+    key.upArrow || key.downArrow || key.return || key.escape || key.tab || key.backspace || key.delete;
+  return {
+    input: named || key.pageUp || key.pageDown || key.home || key.end ? '' : input,
+    up: key.upArrow,
+    down: key.downArrow,
+    pageUp: key.pageUp,
+    pageDown: key.pageDown,
+    home: key.home,
+    end: key.end,
+    enter: key.return,
+    escape: key.escape,
+    tab: key.tab,
+    shift: key.shift,
+    ctrl: key.ctrl,
+    // Terminals send DEL for the backspace key.
+    backspace: key.backspace || key.delete,
+  };
+}
+
+function useSize(): { readonly columns: number; readonly rows: number } {
+  const { stdout } = useStdout();
+  const read = () => ({ columns: stdout.columns || 80, rows: stdout.rows || 24 });
+  const [size, setSize] = useState(read);
+  useEffect(() => {
+    const changed = () => setSize(read());
+    stdout.on('resize', changed);
+    return () => {
+      stdout.off('resize', changed);
+    };
+  });
+  return size;
+}
+
+export interface Mounted {
+  unmount(): void;
+}
+
+/** Shows it on `stdout`, which is given each frame whole, as text with a row a line. */
+export function mount(
+  props: DashboardProps,
+  stdin: NodeJS.ReadStream,
+  stdout: NodeJS.WriteStream,
+  onCrash: (error: unknown) => void,
+): Mounted {
+  const instance = render(<Dashboard {...props} />, {
+    stdin,
+    stdout,
+    // Ink's name for handing over whole frames, unthrottled: what is painted of them is the caller's.
+    debug: true,
+    exitOnCtrlC: false,
+    patchConsole: false,
+  });
+  // It rejects when a component throws; otherwise it resolves with `unmount`.
+  instance.waitUntilExit().catch(onCrash);
+  return { unmount: () => instance.unmount() };
+}

@@ -1,0 +1,230 @@
+/** What keys do: from one state of the screen to the next, and what the process is asked for. Pure. */
+import type { ChannelSort } from '../tunnel/status.js';
+import type { View } from './view.js';
+
+export const PANES = ['tunnels', 'peers', 'channels', 'events'] as const;
+export type Pane = (typeof PANES)[number];
+
+const SORTS: readonly ChannelSort[] = ['rate', 'bytes', 'age', 'id', 'service', 'peer'];
+/** Channels a view asks for at first, and more each time the selection comes near their end. */
+export const FIRST_LIMIT = 500;
+
+export type Mode = 'panes' | 'detail' | 'filter' | 'help' | 'invitation' | 'confirm-reset' | 'confirm-quit';
+
+export interface Screen {
+  readonly mode: Mode;
+  readonly pane: Pane;
+  /** By pane: the key of the selected row; none follows the top, or the newest event. */
+  readonly selected: Readonly<Partial<Record<Pane, string>>>;
+  readonly filter: string;
+  readonly sort: ChannelSort;
+  readonly reverse: boolean;
+  readonly limit: number;
+  readonly paused: boolean;
+  /** What was answered last, until the next key. */
+  readonly notice: string | undefined;
+}
+
+export const FIRST_SCREEN: Screen = {
+  mode: 'panes',
+  pane: 'channels',
+  selected: {},
+  filter: '',
+  sort: 'rate',
+  reverse: false,
+  limit: FIRST_LIMIT,
+  paused: false,
+  notice: undefined,
+};
+
+export interface Key {
+  /** The characters typed, or empty for the keys below. */
+  readonly input: string;
+  readonly up?: boolean;
+  readonly down?: boolean;
+  readonly pageUp?: boolean;
+  readonly pageDown?: boolean;
+  readonly home?: boolean;
+  readonly end?: boolean;
+  readonly enter?: boolean;
+  readonly escape?: boolean;
+  readonly tab?: boolean;
+  readonly shift?: boolean;
+  readonly ctrl?: boolean;
+  readonly backspace?: boolean;
+}
+
+export type Effect =
+  | { readonly do: 'quit' }
+  | { readonly do: 'interrupt' }
+  | { readonly do: 'reset'; readonly pid: number; readonly id: number }
+  | { readonly do: 'decide'; readonly pid: number; readonly peer: string; readonly allowed: boolean };
+
+export interface Pressed {
+  readonly screen: Screen;
+  readonly effect?: Effect;
+}
+
+export interface Surroundings {
+  readonly view: View;
+  /** Rows that a page has. */
+  readonly page: number;
+  /** Ending the view ends the tunnel: ask before that. */
+  readonly endsTunnel: boolean;
+  readonly hasInvitation: boolean;
+}
+
+export function press(before: Screen, key: Key, around: Surroundings): Pressed {
+  const screen = before.notice === undefined ? before : { ...before, notice: undefined };
+  if (key.ctrl && key.input === 'c') return { screen, effect: { do: 'interrupt' } };
+  switch (screen.mode) {
+    case 'filter':
+      return { screen: typeFilter(screen, key) };
+    case 'confirm-reset':
+      return confirmReset(screen, key, around.view);
+    case 'confirm-quit':
+      if (key.input === 'y' || key.input === 'q')
+        return { screen: { ...screen, mode: 'panes' }, effect: { do: 'quit' } };
+      return { screen: { ...screen, mode: 'panes' } };
+    case 'help':
+    case 'invitation':
+      return { screen: { ...screen, mode: 'panes' } };
+    default:
+      return command(screen, key, around);
+  }
+}
+
+function command(screen: Screen, key: Key, around: Surroundings): Pressed {
+  const moved = move(screen, key, around);
+  if (moved) return { screen: moved };
+  if (key.tab) {
+    const next = PANES.indexOf(screen.pane) + (key.shift ? PANES.length - 1 : 1);
+    return { screen: { ...screen, mode: 'panes', pane: PANES[next % PANES.length] as Pane } };
+  }
+  if (key.enter) return { screen: openDetail(screen, around.view) };
+  if (key.escape) {
+    if (screen.mode === 'detail') return { screen: { ...screen, mode: 'panes' } };
+    return { screen: { ...screen, filter: '', selected: {} } };
+  }
+  const { view } = around;
+  switch (key.input) {
+    case 'q': {
+      const stopping = view.processes.some(({ stoppingUntil }) => stoppingUntil !== undefined);
+      if (around.endsTunnel && view.open > 0 && !stopping)
+        return { screen: { ...screen, mode: 'confirm-quit' } };
+      return { screen, effect: { do: 'quit' } };
+    }
+    case '/':
+      return { screen: { ...screen, mode: 'filter', pane: 'channels' } };
+    case 's': {
+      const sort = SORTS[(SORTS.indexOf(screen.sort) + 1) % SORTS.length] as ChannelSort;
+      return { screen: { ...screen, sort, reverse: false } };
+    }
+    case 'S':
+      return { screen: { ...screen, reverse: !screen.reverse } };
+    case 'p':
+    case ' ':
+      return { screen: { ...screen, paused: !screen.paused } };
+    case 'x':
+      return { screen: askReset(screen, view) };
+    case 'a':
+    case 'd':
+      return decide(screen, view, key.input === 'a');
+    case 't':
+      if (around.hasInvitation) return { screen: { ...screen, mode: 'invitation' } };
+      return { screen };
+    case '?':
+    case 'h':
+      return { screen: { ...screen, mode: 'help' } };
+    default:
+      return { screen };
+  }
+}
+
+// ---- selection
+
+export function rowKeys(view: View, pane: Pane): readonly string[] {
+  return view[pane].map(({ rowKey }) => rowKey);
+}
+
+/** Where the selected row is; the first one, or the newest event, when there is none. */
+export function selectedIndex(screen: Screen, view: View, pane: Pane): number {
+  const rows = view[pane];
+  const key = screen.selected[pane];
+  const found = key === undefined ? -1 : rows.findIndex(({ rowKey }) => rowKey === key);
+  if (found >= 0) return found;
+  return pane === 'events' ? Math.max(0, rows.length - 1) : 0;
+}
+
+function move(screen: Screen, key: Key, { view, page }: Surroundings): Screen | undefined {
+  const { pane } = screen;
+  const rows = rowKeys(view, pane);
+  const at = selectedIndex(screen, view, pane);
+  let to: number;
+  if (key.up || key.input === 'k') to = at - 1;
+  else if (key.down || key.input === 'j') to = at + 1;
+  else if (key.pageUp) to = at - page;
+  else if (key.pageDown) to = at + page;
+  else if (key.home || key.input === 'g') to = 0;
+  else if (key.end || key.input === 'G') to = rows.length - 1;
+  else return undefined;
+  if (rows.length === 0) return screen;
+  const index = Math.min(rows.length - 1, Math.max(0, to));
+  // At the newest event the log follows again.
+  const follow = pane === 'events' && index === rows.length - 1;
+  const selected = { ...screen.selected };
+  if (follow) delete selected.events;
+  else selected[pane] = rows[index] as string;
+  const near = pane === 'channels' && index > screen.limit - page * 2;
+  return { ...screen, selected, limit: near ? screen.limit + FIRST_LIMIT : screen.limit };
+}
+
+/** Pins the selection: what is asked for must not change under it. */
+function pinned(screen: Screen, view: View): Screen {
+  const key = rowKeys(view, screen.pane)[selectedIndex(screen, view, screen.pane)];
+  return key === undefined ? screen : { ...screen, selected: { ...screen.selected, [screen.pane]: key } };
+}
+
+function openDetail(screen: Screen, view: View): Screen {
+  if (screen.mode === 'detail') return { ...screen, mode: 'panes' };
+  if (view[screen.pane].length === 0) return { ...screen, notice: `there is nothing in ${screen.pane}` };
+  return { ...pinned(screen, view), mode: 'detail' };
+}
+
+// ---- what asks
+
+function askReset(screen: Screen, view: View): Screen {
+  if (screen.pane !== 'channels') return { ...screen, notice: 'select a channel to reset: tab to CHANNELS' };
+  const next = pinned(screen, view);
+  if (!view.channels.some(({ rowKey }) => rowKey === next.selected.channels)) {
+    return { ...screen, notice: 'there is no channel to reset' };
+  }
+  return { ...next, mode: 'confirm-reset' };
+}
+
+function confirmReset(screen: Screen, key: Key, view: View): Pressed {
+  const next: Screen = { ...screen, mode: 'panes' };
+  if (key.input !== 'y') return { screen: { ...next, notice: 'not reset' } };
+  const channel = view.channels.find(({ rowKey }) => rowKey === screen.selected.channels);
+  if (!channel) return { screen: { ...next, notice: 'the channel has ended by itself' } };
+  return { screen: next, effect: { do: 'reset', pid: channel.pid, id: channel.id } };
+}
+
+function decide(screen: Screen, view: View, allowed: boolean): Pressed {
+  const first = view.approvals[0];
+  if (!first) return { screen: { ...screen, notice: 'nobody waits to be let in' } };
+  return { screen, effect: { do: 'decide', pid: first.pid, peer: first.peer, allowed } };
+}
+
+// ---- the filter
+
+function typeFilter(screen: Screen, key: Key): Screen {
+  if (key.escape) return { ...screen, mode: 'panes', filter: '' };
+  if (key.enter || key.tab) return { ...screen, mode: 'panes' };
+  if (key.backspace) return { ...screen, filter: screen.filter.slice(0, -1) };
+  if (key.ctrl && key.input === 'u') return { ...screen, filter: '' };
+  if (key.ctrl || key.input === '') return screen;
+  const selected = { ...screen.selected };
+  delete selected.channels;
+  return { ...screen, selected, filter: (screen.filter + key.input).slice(0, 100), limit: FIRST_LIMIT };
+}

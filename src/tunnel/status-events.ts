@@ -1,0 +1,108 @@
+/** The events a person wants to look back at, as sentences, in a ring. */
+import { printable } from '../session/frame.js';
+import type { TunnelEvent } from './events.js';
+import type { StatusEvent } from './status.js';
+
+const MAX_EVENTS = 500;
+const MAX_TEXT = 300;
+
+type Line = Pick<StatusEvent, 'level' | 'text'> & { readonly peer?: string };
+
+export class EventRing {
+  #events: StatusEvent[] = [];
+  #seq = 0;
+  #copy: readonly StatusEvent[] | undefined;
+
+  /** Counts up with every change. */
+  get version(): number {
+    return this.#seq;
+  }
+
+  observe(event: TunnelEvent, at: Date): void {
+    const line = describe(event);
+    if (line) this.add(line, at);
+  }
+
+  /** A line like the one before it is counted there. */
+  add(line: Line, at: Date): void {
+    const text = printable(line.text).slice(0, MAX_TEXT);
+    const last = this.#events.at(-1);
+    this.#seq += 1;
+    this.#copy = undefined;
+    if (last && last.text === text && last.peer === line.peer) {
+      this.#events[this.#events.length - 1] = {
+        ...last,
+        seq: this.#seq,
+        at: at.toISOString(),
+        count: last.count + 1,
+      };
+      return;
+    }
+    this.#events.push({ ...line, text, seq: this.#seq, at: at.toISOString(), count: 1 });
+    if (this.#events.length > MAX_EVENTS) this.#events.shift();
+  }
+
+  snapshot(): readonly StatusEvent[] {
+    this.#copy ??= [...this.#events];
+    return this.#copy;
+  }
+}
+
+/** Undefined for what a table shows better, or what would drown the rest. */
+function describe(event: TunnelEvent): Line | undefined {
+  switch (event.event) {
+    case 'listening':
+      return { level: 'info', text: `listening on ${event.local} → ${event.service}` };
+    case 'session':
+      return { ...sessionLine(event), peer: event.peer };
+    case 'resume':
+      return {
+        level: event.lost > 0 ? 'warn' : 'info',
+        peer: event.peer,
+        text: `back after ${(event.downMs / 1000).toFixed(1)} s, ${event.resumed} resumed, ${event.lost} lost`,
+      };
+    case 'path':
+      return {
+        level: 'info',
+        peer: event.peer,
+        text: `path ${event.previous} → ${event.path}, ${round(event.rttMs)} ms`,
+      };
+    case 'channel.close':
+      if (event.reason === 'eos') return undefined;
+      return {
+        level: 'warn',
+        peer: event.peer,
+        text: `a channel of ${event.service} ended: ${event.reason}`,
+      };
+    case 'error':
+      return {
+        level: 'error',
+        text: `${event.code} ${event.message}${event.hint === undefined ? '' : ` (${event.hint})`}`,
+      };
+    default:
+      return undefined;
+  }
+}
+
+function sessionLine(event: Extract<TunnelEvent, { event: 'session' }>): Line {
+  switch (event.state) {
+    case 'connecting':
+      return { level: 'info', text: 'connecting' };
+    case 'connected':
+      return { level: 'info', text: `connected over ${event.path}, ${round(event.rttMs ?? 0)} ms` };
+    case 'reconnecting':
+      return {
+        level: 'warn',
+        text: `no session: ${event.error?.message ?? 'unknown reason'}; ${event.waiting ?? 0} waiting`,
+      };
+    case 'closed':
+      return {
+        level: event.error ? 'warn' : 'info',
+        text: `closed: ${event.error?.message ?? 'at its end'}`,
+      };
+  }
+}
+
+function round(rttMs: number): string {
+  return rttMs < 10 ? rttMs.toFixed(1) : rttMs.toFixed(0);
+}

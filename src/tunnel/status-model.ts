@@ -1,0 +1,273 @@
+/**
+ * StatusModel: the one source of what the dashboard, `status`, the status socket and `stats.watch`
+ * show. Events say what comes and goes; counters are read when a sample is taken, at most four times a
+ * second while someone looks and once a second otherwise, so the data path pays nothing for it.
+ */
+import type { PeerSession } from '../session/handshake.js';
+import type { TunnelEvent } from './events.js';
+import type {
+  Approval,
+  ChannelQuery,
+  PeerFigures,
+  SessionStatus,
+  StatusSnapshot,
+  StatusSource,
+  Totals,
+  TunnelStatus,
+} from './status.js';
+import { ChannelRecords, tunnelKey } from './status-channels.js';
+import { EventRing } from './status-events.js';
+import { Meter, sampleWeight } from './status-rates.js';
+import { SessionRecords } from './status-sessions.js';
+
+const WATCHED_MS = 250;
+const UNWATCHED_MS = 1000;
+/** Of one core, for sampling and whoever is told of it: at 10,000 channels the pace slows down instead. */
+const MAX_SHARE = 0.05;
+/** Bytes that moved this lately keep the fast pace. */
+const BUSY_MS = 1000;
+
+export const EVERY_CHANNEL: ChannelQuery = {
+  sort: 'id',
+  reverse: false,
+  filter: '',
+  limit: Number.POSITIVE_INFINITY,
+};
+
+export interface StatusModelOptions {
+  readonly pid: number;
+  readonly command: string;
+  readonly nodeId: string;
+  /** The identity's name. */
+  readonly identity: string;
+  /** What an expose offers; a forward's tunnels come with its `listening` events. */
+  readonly services?: readonly {
+    readonly name: string;
+    readonly protocol: string;
+    readonly target: string;
+  }[];
+  /** Monotonic milliseconds. */
+  readonly now?: () => number;
+}
+
+interface Tunnel {
+  readonly facts: Pick<TunnelStatus, 'key' | 'protocol' | 'local' | 'target' | 'service' | 'peer'>;
+  readonly meter: Meter;
+  open: number;
+  total: number;
+}
+
+export class StatusModel {
+  readonly #options: StatusModelOptions;
+  readonly #now: () => number;
+  readonly #startedAt = new Date().toISOString();
+  readonly #tunnels = new Map<string, Tunnel>();
+  readonly #channels: ChannelRecords;
+  readonly #sessions: SessionRecords;
+  readonly #events = new EventRing();
+  readonly #totals = new Meter();
+  readonly #listeners = new Set<() => void>();
+  #channelsTotal = 0;
+  #source: StatusSource | undefined;
+  #stoppingUntil: string | undefined;
+  #sampledAt: number;
+  #movedAt = Number.NEGATIVE_INFINITY;
+  #changed = false;
+  #timer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  constructor(options: StatusModelOptions) {
+    this.#options = options;
+    this.#now = options.now ?? (() => performance.now());
+    this.#sampledAt = this.#now();
+    this.#sessions = new SessionRecords(this.#now);
+    this.#channels = new ChannelRecords(({ tunnel }, bytesIn, bytesOut) => {
+      this.#movedAt = this.#now();
+      this.#totals.add(bytesIn, bytesOut);
+      this.#tunnels.get(tunnel)?.meter.add(bytesIn, bytesOut);
+    });
+    for (const { name, protocol, target } of options.services ?? []) {
+      this.#addTunnel({ key: tunnelKey(protocol, name), protocol, service: name, target });
+    }
+  }
+
+  /** From now on counters are read, until `close`. */
+  attach(source: StatusSource): void {
+    this.#source = source;
+    this.#schedule(UNWATCHED_MS);
+  }
+
+  observe(event: TunnelEvent): void {
+    this.#changed = true;
+    this.#events.observe(event, new Date());
+    switch (event.event) {
+      case 'listening': {
+        const { protocol, local, service, peer } = event;
+        this.#addTunnel({ key: tunnelKey(protocol, local), protocol, local, service, peer });
+        break;
+      }
+      case 'session':
+        this.#sessions.observe(event);
+        break;
+      case 'channel.open':
+        this.#open(event.id);
+        break;
+      case 'channel.close':
+        this.#close(event);
+        break;
+    }
+    if (this.#listeners.size > 0) this.#hurry();
+  }
+
+  /** A line for the event log that is no event of the tunnel's. */
+  note(text: string, level: 'info' | 'warn' | 'error' = 'info'): void {
+    this.#changed = true;
+    this.#events.add({ level, text }, new Date());
+    if (this.#listeners.size > 0) this.#hurry();
+  }
+
+  /** The process has been told to end, and waits for its channels this long. */
+  stopping(drainMs: number): void {
+    this.#stoppingUntil = new Date(Date.now() + drainMs).toISOString();
+    this.note('stopping: no new connections; open ones may end by themselves');
+  }
+
+  /** Calls back after each sample, at most four times a second. Answers what ends it. */
+  subscribe(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    this.#hurry();
+    return () => this.#listeners.delete(listener);
+  }
+
+  get watched(): boolean {
+    return this.#listeners.size > 0;
+  }
+
+  /** Those now connected. */
+  liveSessions(): readonly PeerSession[] {
+    return [...(this.#source?.sessions() ?? [])];
+  }
+
+  /** What the peer says of a session, or that it says nothing any more. */
+  peerSays(session: PeerSession, figures: PeerFigures | undefined): void {
+    this.#sessions.peerSays(session, figures);
+  }
+
+  resetChannel(id: number): boolean {
+    return this.#source?.resetChannel(id) ?? false;
+  }
+
+  /** The figures of everything with this peer, for telling it. */
+  peerFigures(peer: string): PeerFigures | undefined {
+    return this.#sessions.ofPeer(peer);
+  }
+
+  /** Reads every counter. Called by itself while attached. */
+  sample(): void {
+    const now = this.#now();
+    const elapsedMs = now - this.#sampledAt;
+    this.#sampledAt = now;
+    const weight = sampleWeight(elapsedMs);
+    this.#channels.sample(elapsedMs, weight);
+    for (const { meter } of this.#tunnels.values()) meter.sample(elapsedMs, weight);
+    this.#totals.sample(elapsedMs, weight);
+    this.#sessions.sample(this.#source?.sessions() ?? [], this.#channels.values(), elapsedMs, weight);
+  }
+
+  snapshot(query: ChannelQuery = EVERY_CHANNEL): StatusSnapshot {
+    const { pid, command, nodeId, identity } = this.#options;
+    const { rows, matching } = this.#channels.select(query);
+    return {
+      version: 1,
+      at: new Date().toISOString(),
+      pid,
+      command,
+      nodeId,
+      identity,
+      startedAt: this.#startedAt,
+      tunnels: [...this.#tunnels.values()].map(tunnelStatus),
+      sessions: this.#sessions.snapshot() satisfies readonly SessionStatus[],
+      channels: rows,
+      matching,
+      closed: this.#channels.closed,
+      totals: this.#totalsNow(),
+      history: this.#totals.history(),
+      events: this.#events.snapshot(),
+      approvals: NO_APPROVALS,
+      ...(this.#stoppingUntil === undefined ? {} : { stoppingUntil: this.#stoppingUntil }),
+    };
+  }
+
+  close(): void {
+    this.#closed = true;
+    clearTimeout(this.#timer);
+    this.#listeners.clear();
+  }
+
+  // ---- what events bring
+
+  #addTunnel(facts: Tunnel['facts']): void {
+    if (!this.#tunnels.has(facts.key)) {
+      this.#tunnels.set(facts.key, { facts, meter: new Meter(), open: 0, total: 0 });
+    }
+  }
+
+  #open(id: number): void {
+    this.#channelsTotal += 1;
+    const figures = this.#source?.channel(id);
+    if (!figures) return;
+    const record = this.#channels.open(figures);
+    const tunnel = this.#tunnels.get(record.tunnel);
+    if (!tunnel) return;
+    tunnel.open += 1;
+    tunnel.total += 1;
+  }
+
+  #close(event: Extract<TunnelEvent, { event: 'channel.close' }>): void {
+    const record = this.#channels.close(event.id, event);
+    const tunnel = record ? this.#tunnels.get(record.tunnel) : undefined;
+    if (tunnel) tunnel.open -= 1;
+  }
+
+  #totalsNow(): Totals {
+    return {
+      ...this.#totals.traffic(),
+      channelsOpen: this.#channels.size,
+      channelsTotal: this.#channelsTotal,
+    };
+  }
+
+  // ---- the clock
+
+  #schedule(delayMs: number): void {
+    if (this.#closed) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#tick(), delayMs);
+    // Looking on keeps no process alive.
+    this.#timer.unref();
+  }
+
+  /** News for someone who looks: the next sample as soon as the pace allows. */
+  #hurry(): void {
+    if (!this.#source) return;
+    this.#schedule(Math.max(0, WATCHED_MS - (this.#now() - this.#sampledAt)));
+  }
+
+  #tick(): void {
+    const begun = this.#now();
+    this.#changed = false;
+    this.sample();
+    for (const listener of [...this.#listeners]) listener();
+    const spentMs = this.#now() - begun;
+    const busy = this.#changed || begun - this.#movedAt < BUSY_MS;
+    const pace = this.watched && busy ? WATCHED_MS : UNWATCHED_MS;
+    this.#schedule(Math.max(pace, spentMs / MAX_SHARE) - spentMs);
+  }
+}
+
+/** Filled by whoever decides about waiting peers; nothing does yet. */
+const NO_APPROVALS: readonly Approval[] = [];
+
+function tunnelStatus({ facts, meter, open, total }: Tunnel): TunnelStatus {
+  return { ...facts, open, total, ...meter.traffic(), history: meter.history() };
+}

@@ -1,0 +1,172 @@
+/** The peers of a status model: live sessions with their paths, and links that have none and why. */
+import type { PeerSession } from '../session/handshake.js';
+import type { TunnelEvent } from './events.js';
+import type { PeerFigures, SessionStatus } from './status.js';
+import type { ChannelRecord } from './status-channels.js';
+import { Meter } from './status-rates.js';
+
+/** The engine is asked this often at most: each answer is a call into it. */
+const STATS_MS = 900;
+/** Time constant of the loss shown, in samples. */
+const LOSS_WEIGHT = 0.1;
+
+type SessionEvent = Extract<TunnelEvent, { event: 'session' }>;
+
+interface Live {
+  readonly key: string;
+  readonly since: string;
+  readonly meter: Meter;
+  bytesIn: number;
+  bytesOut: number;
+  packetsSent: number;
+  packetsLost: number;
+  /** Packets a sample, decaying; the loss is their ratio. */
+  recentSent: number;
+  recentLost: number;
+  rttMs: number;
+  askedAt: number;
+  channels: number;
+  theirs: PeerFigures | undefined;
+}
+
+interface Down {
+  readonly since: string;
+  readonly event: SessionEvent;
+  readonly at: number;
+}
+
+export class SessionRecords {
+  readonly #now: () => number;
+  readonly #live = new Map<PeerSession, Live>();
+  /** Links without a session, by peer. */
+  readonly #down = new Map<string, Down>();
+  #lastKey = 0;
+
+  constructor(now: () => number) {
+    this.#now = now;
+  }
+
+  observe(event: SessionEvent): void {
+    if (event.state === 'connecting' || event.state === 'reconnecting') {
+      const since = this.#down.get(event.peer)?.since ?? new Date().toISOString();
+      this.#down.set(event.peer, { since, event, at: Date.now() });
+    } else {
+      this.#down.delete(event.peer);
+    }
+  }
+
+  peerSays(session: PeerSession, figures: PeerFigures | undefined): void {
+    const live = this.#live.get(session);
+    if (live) live.theirs = figures;
+  }
+
+  sample(
+    sessions: Iterable<PeerSession>,
+    channels: Iterable<ChannelRecord>,
+    elapsedMs: number,
+    weight: number,
+  ): void {
+    const gone = new Set(this.#live.keys());
+    for (const session of sessions) {
+      gone.delete(session);
+      const live = this.#live.get(session) ?? this.#add(session);
+      if (this.#now() - live.askedAt >= STATS_MS) this.#ask(session, live);
+      live.meter.sample(elapsedMs, weight);
+      live.channels = 0;
+    }
+    for (const session of gone) this.#live.delete(session);
+    this.#countChannels(channels);
+  }
+
+  snapshot(): readonly SessionStatus[] {
+    const rows: SessionStatus[] = [];
+    for (const [{ peer, session }, live] of this.#live) {
+      const { kind, remote } = session.path;
+      rows.push({
+        key: live.key,
+        peer,
+        state: 'connected',
+        since: live.since,
+        path: kind,
+        remote,
+        rttMs: live.rttMs,
+        ...lossOf(live),
+        channels: live.channels,
+        ...live.meter.traffic(),
+        ...(live.theirs === undefined ? {} : { theirs: live.theirs }),
+      });
+    }
+    for (const [peer, { since, event, at }] of this.#down) {
+      rows.push({
+        key: peer,
+        peer,
+        state: event.state,
+        since,
+        channels: 0,
+        ...NO_TRAFFIC,
+        ...(event.error === undefined ? {} : { error: event.error }),
+        ...(event.nextTryMs === undefined ? {} : { nextTryAt: new Date(at + event.nextTryMs).toISOString() }),
+      });
+    }
+    return rows;
+  }
+
+  ofPeer(peer: string): PeerFigures | undefined {
+    const [session, live] = [...this.#live].findLast(([one]) => one.peer === peer) ?? [];
+    if (!session || !live) return undefined;
+    return {
+      ...live.meter.traffic(),
+      channels: live.channels,
+      path: session.session.path.kind,
+      rttMs: live.rttMs,
+      ...lossOf(live),
+    };
+  }
+
+  #add(session: PeerSession): Live {
+    this.#lastKey += 1;
+    const live: Live = {
+      key: `${session.peer}#${this.#lastKey}`,
+      since: new Date().toISOString(),
+      meter: new Meter(),
+      bytesIn: 0,
+      bytesOut: 0,
+      packetsSent: 0,
+      packetsLost: 0,
+      recentSent: 0,
+      recentLost: 0,
+      rttMs: 0,
+      askedAt: Number.NEGATIVE_INFINITY,
+      channels: 0,
+      theirs: undefined,
+    };
+    this.#live.set(session, live);
+    return live;
+  }
+
+  #ask({ session }: PeerSession, live: Live): void {
+    live.askedAt = this.#now();
+    const stats = session.stats();
+    live.meter.add(stats.bytesReceived - live.bytesIn, stats.bytesSent - live.bytesOut);
+    live.recentSent += (stats.packetsSent - live.packetsSent - live.recentSent) * LOSS_WEIGHT;
+    live.recentLost += (stats.packetsLost - live.packetsLost - live.recentLost) * LOSS_WEIGHT;
+    live.bytesIn = stats.bytesReceived;
+    live.bytesOut = stats.bytesSent;
+    live.packetsSent = stats.packetsSent;
+    live.packetsLost = stats.packetsLost;
+    live.rttMs = Math.round(stats.rttMs * 1000) / 1000;
+  }
+
+  #countChannels(channels: Iterable<ChannelRecord>): void {
+    const counts = new Map<string, number>();
+    for (const { figures } of channels) counts.set(figures.peer, (counts.get(figures.peer) ?? 0) + 1);
+    for (const [{ peer }, live] of this.#live) live.channels = counts.get(peer) ?? 0;
+  }
+}
+
+const NO_TRAFFIC = { bytesIn: 0, bytesOut: 0, rateIn: 0, rateOut: 0 };
+
+function lossOf({ recentSent, recentLost, packetsSent }: Live): { readonly lossRatio?: number } {
+  if (packetsSent === 0 || recentSent <= 0) return {};
+  return { lossRatio: Math.min(1, Math.max(0, Math.round((recentLost / recentSent) * 10_000) / 10_000)) };
+}

@@ -1,0 +1,254 @@
+/** The dashboard's components on snapshots, in a terminal that is only a string. */
+import { Text } from 'ink';
+import { render } from 'ink-testing-library';
+import stringWidth from 'string-width';
+import { afterEach, describe, expect, it } from 'vitest';
+import { Dashboard } from '../../src/tui/dashboard.js';
+import type { Approval, StatusSnapshot } from '../../src/tunnel/status.js';
+import { eventually } from '../support/eventually.js';
+import { ManualFeed, ModelBench, PEER, RecordedActions } from '../support/figures.js';
+
+// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
+const OBEYED = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/;
+const SIZES = [
+  [80, 24],
+  [200, 60],
+  [40, 15],
+] as const;
+
+const cleanups: (() => void)[] = [];
+
+afterEach(() => {
+  for (const cleanup of cleanups.splice(0)) cleanup();
+});
+
+interface ShowOptions {
+  readonly columns?: number;
+  readonly rows?: number;
+  readonly endsTunnel?: boolean;
+  readonly invitation?: readonly string[];
+}
+
+function show(
+  snapshots: readonly StatusSnapshot[],
+  { columns = 80, rows = 24, ...options }: ShowOptions = {},
+) {
+  const feed = new ManualFeed(...snapshots);
+  const actions = new RecordedActions();
+  const quits: string[] = [];
+  const dashboard = (
+    <Dashboard
+      feed={feed}
+      actions={actions}
+      color={false}
+      endsTunnel={options.endsTunnel ?? true}
+      invitation={options.invitation}
+      onQuit={(how) => quits.push(how)}
+    />
+  );
+  // The size has to be there before the dashboard is.
+  const app = render(<Text>…</Text>);
+  Object.defineProperty(app.stdout, 'columns', { value: columns });
+  Object.defineProperty(app.stdout, 'rows', { value: rows });
+  app.rerender(dashboard);
+  cleanups.push(() => {
+    app.unmount();
+    app.cleanup();
+  });
+  const screen = () => app.lastFrame() ?? '';
+  const press = async (text: string, shows: RegExp | (() => boolean)) => {
+    // The keys are listened for once React has run its effects.
+    await eventually(() => app.stdin.listenerCount('readable') > 0);
+    app.stdin.write(text);
+    const done = await eventually(() => (typeof shows === 'function' ? shows() : shows.test(screen())));
+    expect(done, `${JSON.stringify(text)} should show ${shows}\n${screen()}`).toBe(true);
+  };
+  return { app, feed, actions, quits, screen, press };
+}
+
+function bench(channels = 0, options: ConstructorParameters<typeof ModelBench>[0] = {}): ModelBench {
+  const one = new ModelBench(options);
+  one.listening('127.0.0.1:1');
+  for (let id = 1; id <= channels; id += 1) one.open(id);
+  one.after(1000);
+  cleanups.push(() => one.model.close());
+  return one;
+}
+
+function expectFits(screen: string, columns: number, rows: number): void {
+  const lines = screen.split('\n');
+  expect(lines.length).toBeLessThanOrEqual(rows);
+  for (const line of lines) expect(stringWidth(line), line).toBeLessThanOrEqual(columns);
+  expect(screen).not.toMatch(OBEYED);
+}
+
+describe.each(SIZES)('at %i×%i', (columns, rows) => {
+  it.each([0, 1, 10_000])('%i channels fit', (channels) => {
+    const { screen } = show([bench(channels).snapshot({ limit: 500 })], { columns, rows });
+    expectFits(screen(), columns, rows);
+    expect(screen()).toContain(`CHANNELS ${channels}`);
+    expect(screen()).toContain('q quit');
+    if (channels === 0) expect(screen()).toContain('no open channels');
+  });
+
+  it.each([
+    ['very long', 'a-very-long-name-'.repeat(40)],
+    ['wide', '数据库の接続'.repeat(10)],
+    ['hostile', '\x1b[2J\x1b]0;owned\x07\u202egnp.exe\r\n\x9b31m'],
+    ['emoji', '👩‍👩‍👧‍👦🏳️‍🌈e\u0301'.repeat(5)],
+  ])('%s names break nothing', async (_kind, name) => {
+    const model = bench();
+    model.listening('127.0.0.1:9', name);
+    model.open(1, { service: name, client: name, path: name });
+    model.model.observe({ event: 'error', code: 'DENIED', message: name });
+    model.model.observe({
+      event: 'session',
+      peer: PEER as never,
+      state: 'reconnecting',
+      error: { code: 'SESSION_LOST', message: name },
+    });
+    model.after(1000);
+    const { screen, press } = show([model.snapshot()], { columns, rows });
+    expectFits(screen(), columns, rows);
+    await press('\r', /CHANNEL 1/);
+    expectFits(screen(), columns, rows);
+  });
+
+  it('the help and the invitation fit', async () => {
+    const invitation = ['node x', '', `  tunnel forward 'tunnel://${'a'.repeat(200)}' 5432`];
+    const { screen, press } = show([bench().snapshot()], { columns, rows, invitation });
+    expect(screen()).toContain('TICKET');
+    expectFits(screen(), columns, rows);
+    await press('?', /HELP/);
+    expectFits(screen(), columns, rows);
+  });
+});
+
+describe('selection', () => {
+  it('stays with its row while the order changes around it', async () => {
+    const model = bench(3);
+    const { screen, press, feed } = show([model.snapshot({ sort: 'rate' })]);
+    await press('\x1b[B', /› +2 {2}db/);
+    (model.channels.get(1) as { bytesIn: number }).bytesIn = 1_000_000;
+    model.after(1000);
+    feed.show(model.snapshot({ sort: 'rate' }));
+    expect(await eventually(() => /MB\/s|kB\/s/.test(screen()))).toBe(true);
+    expect(screen()).toMatch(/› +2 {2}db/);
+    await press('\x1b[A', /› +3 {2}db/);
+  });
+
+  it('reaches the last of many rows, and asks for more of them', async () => {
+    const model = bench(2000);
+    const { press, feed } = show([model.snapshot({ limit: 500 })]);
+    await press('G', /› +1501 {2}db/);
+    expect(await eventually(() => feed.asked.at(-1)?.limit === 1000)).toBe(true);
+    feed.show(model.snapshot({ limit: 1000 }));
+    await press('G', /› +1001 {2}db/);
+  });
+
+  it('of a channel that ends keeps its detail, with the reason', async () => {
+    const model = bench(1);
+    const { press, feed, screen } = show([model.snapshot()]);
+    await press('\r', /state +open/);
+    model.close(1, 'resume-expired');
+    feed.show(model.snapshot());
+    expect(await eventually(() => /state +closed: resume-expired/.test(screen())), screen()).toBe(true);
+    await press('\x1b', /no open channels/);
+  });
+});
+
+describe('keys', () => {
+  it('filter and sort ask the feed', async () => {
+    const { press, feed } = show([bench(3).snapshot()]);
+    await press('/', /type to filter/);
+    await press('40002', /\/40002/);
+    await press('\r', /matching "40002"/);
+    expect(await eventually(() => feed.asked.at(-1)?.filter === '40002')).toBe(true);
+    await press('s', /sort: bytes/);
+    await press('S', /sort: bytes, reversed/);
+    expect(await eventually(() => feed.asked.at(-1)?.reverse === true)).toBe(true);
+    expect(feed.asked.at(-1)).toMatchObject({ sort: 'bytes', filter: '40002' });
+    await press('\x1b', () => feed.asked.at(-1)?.filter === '');
+  });
+
+  it('pause holds the screen while snapshots come', async () => {
+    const model = bench(1);
+    const { press, feed, screen } = show([model.snapshot()]);
+    await press('p', /PAUSED/);
+    model.open(2);
+    feed.show(model.snapshot());
+    await press('?', /HELP/);
+    await press('\x1b', /CHANNELS 1 /);
+    await press('p', /CHANNELS 2 /);
+    expect(screen()).not.toContain('PAUSED');
+  });
+
+  it('reset asks, and only y means yes', async () => {
+    const { press, actions } = show([bench(2).snapshot()]);
+    await press('x', /reset channel 2\?/);
+    await press('q', /not reset/);
+    expect(actions.done).toEqual([]);
+    await press('xy', /channel 2 was reset/);
+    expect(actions.done).toEqual(['reset 4242 2']);
+    await press('\t', /▸EVENTS/);
+    await press('x', /select a channel/);
+  });
+
+  it('quit asks when it would end channels, and not when it only ends the view', async () => {
+    const own = show([bench(2).snapshot()]);
+    await own.press('q', /stop\? 2 channels/);
+    await own.press('n', /q quit/);
+    expect(own.quits).toEqual([]);
+    await own.press('qy', () => own.quits.length === 1);
+    await own.press('\x03', () => own.quits[1] === 'interrupt');
+    const all = show([bench(2).snapshot()], { endsTunnel: false });
+    await all.press('q', () => all.quits.length === 1);
+  });
+
+  it('typed at once are all obeyed', async () => {
+    const { press } = show([bench(2).snapshot()]);
+    await press('sssp', /PAUSED[\s\S]*sort: id/);
+  });
+});
+
+describe('a waiting approval', () => {
+  const approval: Approval = { peer: PEER, services: ['db', 'web'], since: new Date(0).toISOString() };
+
+  it('is told on top, and a and d decide about it', async () => {
+    const { press, actions, screen } = show([{ ...bench().snapshot(), approvals: [approval] }]);
+    expect(screen().split('\n')[1]).toContain(`‼ ${PEER}`);
+    expectFits(screen(), 80, 24);
+    await press('a', /allowed ab12/);
+    await press('d', /denied ab12/);
+    expect(actions.done).toEqual([`allow 4242 ${PEER}`, `deny 4242 ${PEER}`]);
+  });
+
+  it('that is not there is said not to be', async () => {
+    const { press } = show([bench().snapshot()]);
+    await press('a', /nobody waits/);
+  });
+});
+
+describe('several processes', () => {
+  it('are in one table, each row with its pid', () => {
+    const first = bench(1, { pid: 11 }).snapshot();
+    const second = bench(1, { pid: 22, command: 'expose' }).snapshot();
+    const { screen } = show([first, second], { columns: 120 });
+    expect(screen()).toContain('2 processes');
+    expect(screen()).toMatch(/› +1 +(11|22) {2}db/);
+    expect(screen()).toMatch(/CHANNELS 2/);
+  });
+
+  it('may all be gone', () => {
+    const { screen } = show([]);
+    expect(screen()).toContain('0 processes');
+    expect(screen()).toContain('nobody is connected');
+  });
+});
+
+it('leaves nobody subscribed when it is taken down', async () => {
+  const { app, feed } = show([bench().snapshot()]);
+  expect(await eventually(() => feed.listeners === 1)).toBe(true);
+  app.unmount();
+  expect(await eventually(() => feed.listeners === 0)).toBe(true);
+});
