@@ -23,7 +23,8 @@ export function Line({ segments, width, color, selected = false }: LineProps): R
           {clean(segment.text)}
         </Text>
       ))}
-      {' '.repeat(Math.max(0, width - used))}
+      {/* Only there are they seen. */}
+      {selected ? ' '.repeat(Math.max(0, width - used)) : ''}
     </Text>
   );
 }
