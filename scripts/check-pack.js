@@ -11,6 +11,10 @@ const REQUIRED = [
   'dist/commands/expose.js',
   'dist/commands/forward.js',
   'dist/commands/id.js',
+  'dist/commands/dashboard.js',
+  'dist/commands/status.js',
+  'dist/tui/dashboard.js',
+  'docs/dashboard.svg',
   'native/index.js',
   'native/prebuilt/tunnel-native.linux-x64-gnu.node',
 ];

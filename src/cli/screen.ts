@@ -42,12 +42,13 @@ export class TerminalScreen extends Writable {
     this.#paint = options.stdout.write.bind(options.stdout);
   }
 
+  // A terminal that was never told its size says 0.
   get columns(): number {
-    return this.#options.stdout.columns;
+    return this.#options.stdout.columns || 80;
   }
 
   get rows(): number {
-    return this.#options.stdout.rows;
+    return this.#options.stdout.rows || 24;
   }
 
   enter(): void {

@@ -56,7 +56,7 @@ export function Dashboard(props: DashboardProps): ReactElement {
   useKeys(props, { screen, setScreen, view, page: Math.max(1, sizes[screen.pane] - 1) });
   const common = { view, screen, width: columns, color };
   return (
-    <Box flexDirection="column" width={columns} height={rows} overflow="hidden">
+    <Box flexDirection="column" width={columns} height={rows}>
       <Header {...common} />
       <ApprovalsPane {...common} />
       <Body {...common} height={body} sizes={sizes} invitation={invitation} inviting={inviting} />

@@ -11,7 +11,7 @@ export interface LineProps {
   readonly selected?: boolean;
 }
 
-/** Selection is shown by a mark as well as by inverse video, so that it is seen without either. */
+/** Selection is shown by a mark as well as by inverse video; the row's own colours would make patches of it. */
 export function Line({ segments, width, color, selected = false }: LineProps): ReactElement {
   const used = segments.reduce((sum, { text }) => sum + widthOf(text), 1);
   return (
@@ -19,11 +19,12 @@ export function Line({ segments, width, color, selected = false }: LineProps): R
       {selected ? '›' : ' '}
       {segments.map((segment, index) => (
         // biome-ignore lint/suspicious/noArrayIndexKey: a segment is its place in the row
-        <Text key={index} {...props(segment, color)}>
+        <Text key={index} {...(selected ? {} : props(segment, color))}>
           {clean(segment.text)}
         </Text>
       ))}
-      {' '.repeat(Math.max(0, width - used))}
+      {/* Only there are they seen. */}
+      {selected ? ' '.repeat(Math.max(0, width - used)) : ''}
     </Text>
   );
 }

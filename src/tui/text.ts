@@ -1,5 +1,5 @@
 /** Text that fits: cut and padded to terminal columns, with nothing in it that a terminal would obey. */
-import stringWidth from 'string-width';
+import { columnsOf } from './width.js';
 
 const PLAIN = /^[\x20-\x7e]*$/;
 /** Controls, formats (bidirectional overrides, joiners), separators, and what has no agreed width. */
@@ -15,7 +15,7 @@ export function clean(text: string): string {
 
 /** In columns. */
 export function widthOf(text: string): number {
-  return PLAIN.test(text) ? text.length : stringWidth(text);
+  return columnsOf(text);
 }
 
 /** Exactly `columns` wide: padded, or cut with an ellipsis. */
@@ -34,7 +34,7 @@ function cut(text: string, columns: number): string {
   let width = 0;
   for (const { segment } of segments.segment(text)) {
     const letter = segment.length > MAX_GRAPHEME ? '�' : segment;
-    const next = stringWidth(letter);
+    const next = columnsOf(letter);
     if (width + next > columns - 1) break;
     shown += letter;
     width += next;
@@ -48,13 +48,13 @@ export function wrap(text: string, columns: number): readonly string[] {
   let line = '';
   let width = 0;
   for (const { segment } of segments.segment(clean(text))) {
-    const next = stringWidth(segment);
+    const next = columnsOf(segment);
     if (width + next > columns) {
       const space = line.lastIndexOf(' ');
       const rest = space > columns / 2 && segment !== ' ' ? line.slice(space + 1) : '';
       lines.push((rest === '' ? line : line.slice(0, space)).trimEnd());
       line = rest;
-      width = stringWidth(rest);
+      width = columnsOf(rest);
     }
     line += segment;
     width += next;

@@ -13,6 +13,8 @@ export class ChannelRecord {
   readonly tunnel: string;
   readonly rateIn = new Rate();
   readonly rateOut = new Rate();
+  /** Both ways, as of the last sample: sorting asks for it often. */
+  rate = 0;
   bytesIn = 0;
   bytesOut = 0;
   /** What a filter is looked for in; all of it but the state never changes. */
@@ -23,10 +25,6 @@ export class ChannelRecord {
     this.tunnel = tunnelKey(figures.protocol, figures.local ?? figures.service);
     const { id, peer, service, protocol, client, local, target } = figures;
     this.#text = [id, peer, service, protocol, client, local, target].join(' ').toLowerCase();
-  }
-
-  get rate(): number {
-    return this.rateIn.perSecond + this.rateOut.perSecond;
   }
 
   contains(text: string): boolean {
@@ -87,6 +85,7 @@ export class ChannelRecords {
       const movedOut = bytesOut - record.bytesOut;
       record.rateIn.sample(movedIn, elapsedMs, weight);
       record.rateOut.sample(movedOut, elapsedMs, weight);
+      record.rate = record.rateIn.perSecond + record.rateOut.perSecond;
       if (movedIn > 0 || movedOut > 0) this.#count(record, bytesIn, bytesOut);
     }
   }

@@ -22,8 +22,10 @@ import { SessionRecords } from './status-sessions.js';
 
 const WATCHED_MS = 250;
 const UNWATCHED_MS = 1000;
-/** Of one core, for sampling and whoever is told of it: at 10,000 channels the pace slows down instead. */
-const MAX_SHARE = 0.05;
+/** Someone looks, but nothing moves: only clocks would tick. What does happen is told at once all the same. */
+const QUIET_MS = 2000;
+/** Of one core, for sampling and whoever is told of it: with much to show the pace slows down instead. */
+const MAX_SHARE = 0.02;
 /** Bytes that moved this lately keep the fast pace. */
 const BUSY_MS = 1000;
 
@@ -73,6 +75,8 @@ export class StatusModel {
   #sampledAt: number;
   #movedAt = Number.NEGATIVE_INFINITY;
   #changed = false;
+  /** Until the next sample, as last reckoned. */
+  #restMs = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
 
@@ -250,7 +254,8 @@ export class StatusModel {
   /** News for someone who looks: the next sample as soon as the pace allows. */
   #hurry(): void {
     if (!this.#source) return;
-    this.#schedule(Math.max(0, WATCHED_MS - (this.#now() - this.#sampledAt)));
+    const least = Math.max(WATCHED_MS, Math.min(this.#restMs, UNWATCHED_MS));
+    this.#schedule(Math.max(0, least - (this.#now() - this.#sampledAt)));
   }
 
   #tick(): void {
@@ -258,10 +263,14 @@ export class StatusModel {
     this.#changed = false;
     this.sample();
     for (const listener of [...this.#listeners]) listener();
-    const spentMs = this.#now() - begun;
-    const busy = this.#changed || begun - this.#movedAt < BUSY_MS;
-    const pace = this.watched && busy ? WATCHED_MS : UNWATCHED_MS;
-    this.#schedule(Math.max(pace, spentMs / MAX_SHARE) - spentMs);
+    // A view renders in a microtask that it queues when it is told: this one comes after it.
+    queueMicrotask(() => {
+      const spentMs = this.#now() - begun;
+      const busy = this.#changed || begun - this.#movedAt < BUSY_MS;
+      const pace = !this.watched || this.#sessions.waiting ? UNWATCHED_MS : QUIET_MS;
+      this.#restMs = Math.max(this.watched && busy ? WATCHED_MS : pace, spentMs / MAX_SHARE) - spentMs;
+      this.#schedule(this.#restMs);
+    });
   }
 }
 

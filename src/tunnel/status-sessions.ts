@@ -46,6 +46,11 @@ export class SessionRecords {
     this.#now = now;
   }
 
+  /** Some link has no session, and its next try comes nearer. */
+  get waiting(): boolean {
+    return this.#down.size > 0;
+  }
+
   observe(event: SessionEvent): void {
     if (event.state === 'connecting' || event.state === 'reconnecting') {
       const since = this.#down.get(event.peer)?.since ?? new Date().toISOString();
