@@ -8,7 +8,8 @@ export async function main(argv: string[], url: string): Promise<void> {
   // Who reads our output may go away: that ends the program, without a complaint.
   process.stdout.on('error', () => process.exit(0));
   const code = await runCommand(argv, url);
-  await flush();
+  // What a terminal that hangs has not taken by then, it does not get.
+  await flush().catch(() => undefined);
   process.exit(code);
 }
 

@@ -80,9 +80,14 @@ export class TerminalScreen extends Writable {
     process.off('SIGTSTP', this.#onSuspend);
     process.off('SIGCONT', this.#onContinue);
     for (const signal of FATAL_SIGNALS) process.off(signal, this.#onFatalSignal);
-    handleOf(stdout)?.setBlocking?.(true);
     try {
       stdin.setRawMode(false);
+      // One that has stalled gets it when it goes on: a process must not hang at its end for it.
+      if (stdout.writableNeedDrain) {
+        this.#paint(LEAVE);
+        return;
+      }
+      handleOf(stdout)?.setBlocking?.(true);
       writeSync(1, LEAVE);
     } catch {
       // The terminal is gone; so is its screen.

@@ -2,6 +2,8 @@ import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { dialFlags } from '../cli/network-flags.js';
 import { parsePeer } from '../cli/peer.js';
+import { Spinner } from '../cli/spinner.js';
+import { shortNodeId } from '../session/node-id.js';
 
 export default class ServicesCommand extends BaseCommand {
   static override summary = 'List what a peer offers you';
@@ -17,11 +19,14 @@ export default class ServicesCommand extends BaseCommand {
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
     const { ways, close } = await openWays(identity, ticket, flags);
+    const spinner = new Spinner();
+    if (!flags.json) spinner.start(`connecting to ${shortNodeId(peer)}`);
     try {
       const { dialPeer } = await import('../tunnel/dial-peer.js');
       const { listServices } = await import('../tunnel/services.js');
       const session = await dialPeer({ identity, peer, ways, token });
       const services = await listServices(session);
+      spinner.stop();
       output.print(
         { event: 'services', peer, services },
         services.length === 0
@@ -30,6 +35,7 @@ export default class ServicesCommand extends BaseCommand {
       );
       session.session.close();
     } finally {
+      spinner.stop();
       await close();
     }
   }

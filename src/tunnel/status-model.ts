@@ -79,6 +79,7 @@ export class StatusModel {
   #restMs = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
+  #dueAt = Number.POSITIVE_INFINITY;
 
   constructor(options: StatusModelOptions) {
     this.#options = options;
@@ -245,6 +246,7 @@ export class StatusModel {
 
   #schedule(delayMs: number): void {
     if (this.#closed) return;
+    this.#dueAt = this.#now() + delayMs;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#tick(), delayMs);
     // Looking on keeps no process alive.
@@ -255,7 +257,8 @@ export class StatusModel {
   #hurry(): void {
     if (!this.#source) return;
     const least = Math.max(WATCHED_MS, Math.min(this.#restMs, UNWATCHED_MS));
-    this.#schedule(Math.max(0, least - (this.#now() - this.#sampledAt)));
+    const delayMs = Math.max(0, least - (this.#now() - this.#sampledAt));
+    if (this.#now() + delayMs < this.#dueAt) this.#schedule(delayMs);
   }
 
   #tick(): void {

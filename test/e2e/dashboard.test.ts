@@ -207,6 +207,14 @@ describe.skipIf(NO_TMUX)(`the dashboard of a process${NO_TMUX ? ` (${NO_TMUX})` 
     await close();
   });
 
+  it('says so when the peer keeps its figures to itself', async () => {
+    const { ticket } = await machine.expose('web=1', '--no-share-stats');
+    const terminal = tunnel(`forward '${ticket}' 0:web ${LOCAL}`);
+    await terminal.until(/● .*iroh-direct/);
+    terminal.press('BTab', 'Enter');
+    await terminal.until(/the peer does not tell its own figures/);
+  });
+
   it('of an expose shows the line for the other machine until somebody has come', async () => {
     const { port, close } = await listen(() => undefined);
     const terminal = tunnel(`expose web=${port} ${LOCAL}`);
