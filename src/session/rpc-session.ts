@@ -5,7 +5,7 @@
  * with credit of its own, so one that nobody reads fills its own window and delays nothing else.
  * After rapace's RpcSession, whose loop waits for the slowest tunnel.
  */
-import { TunnelError, type TunnelErrorCode, toTunnelError, wireCodeName } from '../error.js';
+import { TunnelError, type TunnelErrorCode, wireCodeName } from '../error.js';
 import { asViolation, type Carrier, type CarrierHandler } from './carrier.js';
 import { Channel, INITIAL_WINDOW_BYTES } from './channel.js';
 import {
@@ -343,9 +343,11 @@ export class RpcSession {
   #write(head: Uint8Array, body: Uint8Array | null): boolean {
     try {
       if (!this.#stream.write(head, body)) this.#streamFull = true;
-    } catch (error) {
-      // The stream's own event brings the reason but may come later.
-      queueMicrotask(() => this.#end(toTunnelError(error)));
+    } catch (cause) {
+      // A stream that was stopped tells so before this comes. What is left is the end of the session, which
+      // is on its way: its own reason counts, and nobody may take this for a fault of the peer's.
+      const error = new TunnelError('SESSION_LOST', 'the session under the calls was lost', { cause });
+      queueMicrotask(() => this.#end(error));
       return false;
     }
     return !this.#streamFull;

@@ -80,6 +80,19 @@ async function nextTunnel(rpc: RpcSession) {
   return value as { channel: Channel; body: Buffer };
 }
 
+describe('a session whose transport ends under a write', () => {
+  it('is lost, whatever the write says: the reason is on its way', async () => {
+    const { a, cut } = await streams();
+    a.write = () => {
+      throw new TunnelError('STREAM_CLOSED', 'closed by peer: no answer for 5 s (code 11)');
+    };
+    const rpc = new RpcSession(a, { role: 'dialler' });
+    expect(await codeOf(rpc.call('ping'))).toBe('SESSION_LOST');
+    expect(await rpc.closed).toMatchObject({ code: 'SESSION_LOST' });
+    cut();
+  });
+});
+
 describe('method ids', () => {
   it('are FNV-1a of 32 bits', () => {
     // The vectors of the hash's authors (http://www.isthe.com/chongo/tech/comp/fnv/).
