@@ -45,7 +45,7 @@ export function tunnelColumns({ now, several }: TableOptions): readonly Column<O
     { name: 'in', width: 12, priority: 4, align: 'right', cell: ({ rateIn }) => `▼ ${rate(rateIn)}` },
     {
       name: 'history',
-      width: { least: 12 },
+      width: { least: 15 },
       priority: 7,
       cell: (row, columns) =>
         isUp(row)
