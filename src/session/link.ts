@@ -278,6 +278,7 @@ export class Link {
       for (const dial of dials) dial.abort();
     };
     let timer: NodeJS.Timeout | undefined;
+    let giveUp: NodeJS.Timeout | undefined;
     let done = false;
     try {
       return await new Promise<PeerSession>((resolve, reject) => {
@@ -307,6 +308,13 @@ export class Link {
         signal.addEventListener('abort', stop, { once: true });
         begin();
         if (signal.aborted) stop();
+        const { giveUpAfterMs } = this.#options;
+        // Dials that hang, with new ones beside them, would go on for ever.
+        if (giveUpAfterMs !== undefined && !this.#current) {
+          const left = giveUpAfterMs - (performance.now() - this.#downSince);
+          const late = () => reject(new TunnelError('UNREACHABLE', 'the peer does not answer'));
+          giveUp = setTimeout(late, Math.max(0, left));
+        }
         this.#dialAgain = begin;
         timer = setInterval(() => {
           if (this.#urgent()) begin();
@@ -316,6 +324,7 @@ export class Link {
       done = true;
       this.#dialAgain = undefined;
       clearInterval(timer);
+      clearTimeout(giveUp);
       signal.removeEventListener('abort', stop);
       stop();
     }

@@ -429,4 +429,17 @@ describe('a link', () => {
     });
     expect((await rejected(link.session())).code).toBe('UNREACHABLE');
   });
+
+  it('gives up in time also while dials hang and new ones begin beside them', async () => {
+    const { link, dials } = start(() => 0.5, { giveUpAfterMs: 5000, busy: () => true });
+    await settle();
+    (dials[0] as Dial).succeed().cut();
+    await settle();
+    await vi.advanceTimersByTimeAsync(4900);
+    expect(dials.length).toBeGreaterThan(3);
+    await vi.advanceTimersByTimeAsync(100);
+    await settle();
+    expect(await link.closed).toMatchObject({ code: 'UNREACHABLE' });
+    expect(dials.every(({ signal }, index) => index === 0 || signal.aborted)).toBe(true);
+  });
 });
