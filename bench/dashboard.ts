@@ -56,7 +56,7 @@ async function startForward(ticket: string, flags = ''): Promise<Forward> {
     const route = new RegExp(`127\\.0\\.0\\.1:(\\d+) → ${name}`);
     return Number(route.exec(await terminal.until(route))?.[1]);
   };
-  const forward = { terminal, pid: terminal.pid(), bulk: await port('bulk'), echo: await port('echo') };
+  const forward = { terminal, bulk: await port('bulk'), echo: await port('echo'), pid: terminal.pid() };
   await terminal.until(flags === '' ? /● .*iroh-direct/ : /connected to .*iroh-direct/);
   return forward;
 }
