@@ -517,7 +517,9 @@ export function sessionContract(name: string, engine: Engine): void {
         await fill(near);
         pair.acceptor.close(3, 'x');
         await Promise.all([nearSeen.seen('lost'), farSeen.seen('lost')]);
-        expect([nearSeen.events, farSeen.events]).toEqual([['lost'], ['lost']]);
+        // What was left over may have been accepted between the last write and the close.
+        const told = nearSeen.events.filter((event) => event !== 'drain');
+        expect([told, farSeen.events]).toEqual([['lost'], ['lost']]);
       });
 
       it('is told to a stream that begins to be read afterwards', async () => {
