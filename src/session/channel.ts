@@ -351,9 +351,10 @@ export class Channel {
     this.#eosSent = peer.received > sent;
     this.#resuming = false;
     this.#carrierBlocked = false;
-    this.#ackedConsumed = this.#consumed;
     if (peer.opened && this.#role === 'opener') this.#markOpened();
     this.#onPeerProgress(peer.consumed, peer.limit);
+    // What was consumed while there was no carrier has given no credit yet, and nothing else would.
+    if (!this.#closed && !this.#eosReceived && this.#consumed > this.#ackedConsumed) this.#sendAck();
     if (!this.#closed) this.#host?.resumed(this);
   }
 

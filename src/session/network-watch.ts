@@ -9,7 +9,7 @@ export function watchNetwork(onChange: () => void): () => void {
   let last = fingerprint();
   const timer = setInterval(() => {
     const now = fingerprint();
-    if (now === last) return;
+    if (now === undefined || now === last) return;
     last = now;
     onChange();
   }, POLL_MS);
@@ -17,10 +17,17 @@ export function watchNetwork(onChange: () => void): () => void {
   return () => clearInterval(timer);
 }
 
-/** Interfaces without a carrier are not in the list, so a pulled cable changes it too. */
-function fingerprint(): string {
+/** Interfaces without a carrier are not in the list, so a pulled cable changes it too. Undefined where the system does not tell. */
+function fingerprint(): string | undefined {
   const lines: string[] = [];
-  for (const [name, addresses] of Object.entries(networkInterfaces())) {
+  let interfaces: ReturnType<typeof networkInterfaces>;
+  try {
+    interfaces = networkInterfaces();
+  } catch {
+    // It needs a file descriptor. That there is none left says nothing about the network.
+    return undefined;
+  }
+  for (const [name, addresses] of Object.entries(interfaces)) {
     for (const { address, internal } of addresses ?? []) {
       if (!internal) lines.push(`${name} ${address}`);
     }
