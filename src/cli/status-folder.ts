@@ -1,9 +1,9 @@
 /** Where the status sockets of this user's processes are: one each, named after its pid. */
 import { createHash } from 'node:crypto';
 import { chmod, lstat, mkdir, readdir, unlink } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { dirname, join } from 'node:path';
-import { systemCode, TunnelError } from '../error.js';
+import { TunnelError } from '../error.js';
+import { isAbandonedSocket } from '../tunnel/abandoned-socket.js';
 
 const PIPES = '\\\\.\\pipe\\';
 
@@ -53,15 +53,7 @@ export async function removeStale(folder: string): Promise<void> {
 
 async function removeIfStale(folder: string, pid: number): Promise<void> {
   const path = socketPath(folder, pid);
-  const stale = await new Promise<boolean>((resolve) => {
-    const probe = connect({ path });
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(false);
-    });
-    probe.once('error', (error) => resolve(systemCode(error) === 'ECONNREFUSED'));
-  });
-  if (stale) await unlink(path).catch(() => undefined);
+  if (await isAbandonedSocket(path)) await unlink(path).catch(() => undefined);
 }
 
 function pipePrefix(folder: string): string {

@@ -117,7 +117,6 @@ export class Channel {
 
   #finished = false;
   #closed = false;
-  #error: TunnelError | undefined;
 
   /** Without a carrier the channel begins waiting for one. */
   constructor(carrier: Carrier | undefined, options: ChannelOptions) {
@@ -615,13 +614,12 @@ export class Channel {
   #close(error: TunnelError | undefined): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#error = error;
     clearTimeout(this.#ackTimer);
     this.#previous?.reset(WIRE_CODES.MOVED);
     this.#out.clear();
     this.#releaseWindow();
     this.#host?.ended(this, error);
-    this.#receiver?.closed(this.#error);
+    this.#receiver?.closed(error);
   }
 
   #releaseWindow(): void {

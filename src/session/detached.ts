@@ -6,9 +6,9 @@ import { TunnelError } from '../error.js';
 import type { Channel } from './channel.js';
 
 /** For one peer's process. */
-export const MAX_DETACHED_PER_PEER = 4096;
+const MAX_DETACHED_PER_PEER = 4096;
 /** Of all waiting channels together: what their replay buffers and the sockets beside them hold. */
-export const MAX_DETACHED_BYTES = 256 * 1024 * 1024;
+const MAX_DETACHED_BYTES = 256 * 1024 * 1024;
 export const RESUME_TIMEOUT_MS = 15 * 60_000;
 /** A socket may hand over one more read before it sees that its channel waits. */
 const LATE_READ_BYTES = 64 * 1024;

@@ -70,10 +70,6 @@ export class OpenedChannels {
     return this.#detached.count(this);
   }
 
-  get size(): number {
-    return this.#open.size;
-  }
-
   /**
    * Opens a channel on a stream of its own. `encodeOpen` makes the body of its OPEN. The channel has to
    * be started. Throws SESSION_LOST where the session is gone: nothing was opened then.

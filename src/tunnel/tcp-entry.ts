@@ -1,10 +1,11 @@
 /** The near end: listens locally and opens a channel for every connection accepted. */
 import { lstat, unlink } from 'node:fs/promises';
-import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net';
+import { type AddressInfo, createServer, type Server, type Socket } from 'node:net';
 import { systemCode, TunnelError, toTunnelError } from '../error.js';
 import { type Channel, INITIAL_WINDOW_BYTES } from '../session/channel.js';
 import type { PeerSession } from '../session/handshake.js';
 import type { OpenedChannels } from '../session/opened-channels.js';
+import { isAbandonedSocket } from './abandoned-socket.js';
 import { join, readFrom, resetSocket } from './join.js';
 import { listenError } from './listen-error.js';
 import { encodeOpen } from './open.js';
@@ -154,15 +155,7 @@ export class TcpEntry {
 async function removeStaleSocket(path: string): Promise<void> {
   const stat = await lstat(path).catch(() => undefined);
   if (!stat?.isSocket()) return;
-  const stale = await new Promise<boolean>((resolve) => {
-    const probe = connect({ path });
-    probe.once('connect', () => {
-      probe.destroy();
-      resolve(false);
-    });
-    probe.once('error', (error) => resolve(systemCode(error) === 'ECONNREFUSED'));
-  });
-  if (stale) await unlink(path).catch(() => undefined);
+  if (await isAbandonedSocket(path)) await unlink(path).catch(() => undefined);
 }
 
 /** Undefined for unix sockets, and for one that is closed already. */
