@@ -1,5 +1,6 @@
 /** Runs a service in the foreground until it ends or is told to, and answers the exit code. */
 import type { TunnelError } from '../error.js';
+import { collectSeldom } from './heap.js';
 import { DRAIN_MS, type Shutdown } from './shutdown.js';
 
 export interface ForegroundService {
@@ -10,6 +11,7 @@ export interface ForegroundService {
 
 /** Rethrows the error that ended the service. */
 export async function serve(service: ForegroundService, shutdown: Shutdown): Promise<number> {
+  collectSeldom();
   const code = await Promise.race([shutdown.requested, service.ended]);
   await service.close(typeof code === 'number' ? DRAIN_MS : 0, shutdown.atOnce);
   if (typeof code === 'number') return code;

@@ -60,7 +60,7 @@ export class ChannelTable {
       protocol: 'tcp' as const,
       path: peer.session.path.kind,
     };
-    this.#open.set(id, { channel, figures: channelFigures(channel, { ...described, ...place }, peer) });
+    this.#open.set(id, { channel, figures: new LiveFigures(channel, described, place, peer) });
     this.#report({ event: 'channel.open', ...described });
     return (error) => {
       if (!this.#open.delete(id)) return;
@@ -126,49 +126,67 @@ export function statusSource(channels: ChannelTable, sessions: () => Iterable<Pe
 }
 
 /** Counters that are read from the channel whenever they are asked for. */
-function channelFigures(
-  channel: Channel,
-  facts: ChannelPlace & Pick<ChannelFigures, 'id' | 'peer' | 'service' | 'protocol'>,
-  peer: PeerSession,
-): ChannelFigures {
-  const { id, service, protocol, local, client, target } = facts;
-  return {
-    id,
-    peer: facts.peer,
-    service,
-    protocol,
-    local,
-    client,
-    target,
-    get path() {
-      return (facts.session?.() ?? peer).session.path.kind;
-    },
-    get state() {
-      return channel.state;
-    },
-    get bytesIn() {
-      return channel.bytesIn;
-    },
-    get bytesOut() {
-      return channel.bytesOut;
-    },
-    get unackedBytes() {
-      return channel.unackedBytes;
-    },
-    get window() {
-      return channel.window;
-    },
-    get ageMs() {
-      return channel.ageMs;
-    },
-    get epoch() {
-      return channel.epoch;
-    },
-    get resumes() {
-      return channel.epoch;
-    },
-  };
+class LiveFigures implements ChannelFigures {
+  readonly id: number;
+  readonly peer: string;
+  readonly service: string;
+  readonly protocol: string;
+  readonly local: string | undefined;
+  readonly client: string | undefined;
+  readonly target: string | undefined;
+  readonly #channel: Channel;
+  readonly #session: () => PeerSession;
+
+  constructor(channel: Channel, facts: Facts, place: ChannelPlace, peer: PeerSession) {
+    this.id = facts.id;
+    this.peer = facts.peer;
+    this.service = facts.service;
+    this.protocol = facts.protocol;
+    this.local = place.local;
+    this.client = place.client;
+    this.target = place.target;
+    this.#channel = channel;
+    this.#session = () => place.session?.() ?? peer;
+  }
+
+  get path() {
+    return this.#session().session.path.kind;
+  }
+
+  get state() {
+    return this.#channel.state;
+  }
+
+  get bytesIn() {
+    return this.#channel.bytesIn;
+  }
+
+  get bytesOut() {
+    return this.#channel.bytesOut;
+  }
+
+  get unackedBytes() {
+    return this.#channel.unackedBytes;
+  }
+
+  get window() {
+    return this.#channel.window;
+  }
+
+  get ageMs() {
+    return this.#channel.ageMs;
+  }
+
+  get epoch() {
+    return this.#channel.epoch;
+  }
+
+  get resumes() {
+    return this.#channel.epoch;
+  }
 }
+
+type Facts = Pick<ChannelFigures, 'id' | 'peer' | 'service' | 'protocol'>;
 
 /** `eos` for a clean end, else the error's code in lower case: `reset`, `refused`, `session-lost`. */
 function closeReason(error: TunnelError | undefined): string {

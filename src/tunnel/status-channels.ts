@@ -17,17 +17,18 @@ export class ChannelRecord {
   rate = 0;
   bytesIn = 0;
   bytesOut = 0;
-  /** What a filter is looked for in; all of it but the state never changes. */
-  readonly #text: string;
+  isOpen = true;
+  /** What a filter is looked for in; all of it but the state never changes. Made when it is asked for. */
+  #text: string | undefined;
 
   constructor(figures: ChannelFigures) {
     this.figures = figures;
     this.tunnel = tunnelKey(figures.protocol, figures.local ?? figures.service);
-    const { id, peer, service, protocol, client, local, target } = figures;
-    this.#text = [id, peer, service, protocol, client, local, target].join(' ').toLowerCase();
   }
 
   contains(text: string): boolean {
+    const { id, peer, service, protocol, client, local, target } = this.figures;
+    this.#text ??= [id, peer, service, protocol, client, local, target].join(' ').toLowerCase();
     return this.#text.includes(text) || this.figures.state.includes(text);
   }
 }
@@ -35,9 +36,11 @@ export class ChannelRecord {
 export class ChannelRecords {
   readonly #open = new Map<number, ChannelRecord>();
   readonly #closed: ChannelStatus[] = [];
-  /** Kept sorted as last asked for: nearly sorted already, the next sort is cheap. */
+  /**
+   * Kept sorted as last asked for: nearly sorted already, the next sort is cheap. Those that have ended
+   * stay in it until somebody looks, or until they are as many as the others.
+   */
   #order: ChannelRecord[] = [];
-  #stale = false;
   readonly #onBytes: OnBytes;
 
   constructor(onBytes: OnBytes) {
@@ -71,7 +74,8 @@ export class ChannelRecords {
     const record = this.#open.get(id);
     if (!record) return undefined;
     this.#open.delete(id);
-    this.#stale = true;
+    record.isOpen = false;
+    if (this.#order.length > 2 * this.#open.size + MAX_CLOSED) this.#dropClosed();
     this.#count(record, end.bytesIn, end.bytesOut);
     this.#closed.push({ ...channelStatus(record, 'closed'), reason: end.reason });
     if (this.#closed.length > MAX_CLOSED) this.#closed.shift();
@@ -91,8 +95,7 @@ export class ChannelRecords {
   }
 
   select(query: ChannelQuery): { rows: readonly ChannelStatus[]; matching: number } {
-    if (this.#stale) this.#order = [...this.#open.values()];
-    this.#stale = false;
+    if (this.#order.length > this.#open.size) this.#dropClosed();
     this.#order.sort(order(query));
     const text = query.filter.trim().toLowerCase();
     const found = text === '' ? this.#order : this.#order.filter((record) => record.contains(text));
@@ -100,6 +103,10 @@ export class ChannelRecords {
       rows: found.slice(0, query.limit).map((record) => channelStatus(record, record.figures.state)),
       matching: found.length,
     };
+  }
+
+  #dropClosed(): void {
+    this.#order = this.#order.filter(({ isOpen }) => isOpen);
   }
 
   #count(record: ChannelRecord, bytesIn: number, bytesOut: number): void {
