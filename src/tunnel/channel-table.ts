@@ -9,7 +9,7 @@ import type { ChannelFigures, StatusSource } from './status.js';
 export interface ChannelPlace {
   /** Where it came in, and from whom. */
   readonly local?: string;
-  readonly client?: string | undefined;
+  readonly client?: () => string | undefined;
   /** What was dialled. */
   readonly target?: string;
   /** What it rides on now; it may have moved. */
@@ -132,10 +132,11 @@ class LiveFigures implements ChannelFigures {
   readonly service: string;
   readonly protocol: string;
   readonly local: string | undefined;
-  readonly client: string | undefined;
   readonly target: string | undefined;
   readonly #channel: Channel;
   readonly #session: () => PeerSession;
+  readonly #client: (() => string | undefined) | undefined;
+  #knownClient: string | undefined;
 
   constructor(channel: Channel, facts: Facts, place: ChannelPlace, peer: PeerSession) {
     this.id = facts.id;
@@ -143,10 +144,16 @@ class LiveFigures implements ChannelFigures {
     this.service = facts.service;
     this.protocol = facts.protocol;
     this.local = place.local;
-    this.client = place.client;
     this.target = place.target;
     this.#channel = channel;
     this.#session = () => place.session?.() ?? peer;
+    this.#client = place.client;
+  }
+
+  /** Asking the system costs: only once somebody looks. */
+  get client() {
+    this.#knownClient ??= this.#client?.();
+    return this.#knownClient;
   }
 
   get path() {

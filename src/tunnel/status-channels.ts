@@ -35,7 +35,11 @@ export class ChannelRecord {
 
 export class ChannelRecords {
   readonly #open = new Map<number, ChannelRecord>();
-  readonly #closed: ChannelStatus[] = [];
+  readonly #closed: {
+    readonly record: ChannelRecord;
+    readonly reason: string;
+    readonly durationMs: number;
+  }[] = [];
   /**
    * Kept sorted as last asked for: nearly sorted already, the next sort is cheap. Those that have ended
    * stay in it until somebody looks, or until they are as many as the others.
@@ -52,7 +56,11 @@ export class ChannelRecords {
   }
 
   get closed(): readonly ChannelStatus[] {
-    return [...this.#closed];
+    return this.#closed.map(({ record, reason, durationMs }) => ({
+      ...channelStatus(record, 'closed'),
+      durationMs,
+      reason,
+    }));
   }
 
   values(): Iterable<ChannelRecord> {
@@ -69,7 +77,12 @@ export class ChannelRecords {
   /** Undefined when it was not known. */
   close(
     id: number,
-    end: { readonly bytesIn: number; readonly bytesOut: number; readonly reason: string },
+    end: {
+      readonly bytesIn: number;
+      readonly bytesOut: number;
+      readonly reason: string;
+      readonly durationMs: number;
+    },
   ): ChannelRecord | undefined {
     const record = this.#open.get(id);
     if (!record) return undefined;
@@ -77,7 +90,7 @@ export class ChannelRecords {
     record.isOpen = false;
     if (this.#order.length > 2 * this.#open.size + MAX_CLOSED) this.#dropClosed();
     this.#count(record, end.bytesIn, end.bytesOut);
-    this.#closed.push({ ...channelStatus(record, 'closed'), reason: end.reason });
+    this.#closed.push({ record, reason: end.reason, durationMs: end.durationMs });
     if (this.#closed.length > MAX_CLOSED) this.#closed.shift();
     return record;
   }

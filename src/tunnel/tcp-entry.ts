@@ -24,7 +24,7 @@ export interface TcpEntryOptions {
   track(
     channel: Channel,
     peer: PeerSession,
-    client: string | undefined,
+    client: () => string | undefined,
   ): (error: TunnelError | undefined) => void;
   /** A connection failed for a reason worth telling. */
   onError(error: TunnelError): void;
@@ -94,7 +94,7 @@ export class TcpEntry {
       if (reason.code !== 'ABORTED') this.#options.onError(reason);
       return;
     }
-    const onClosed = this.#options.track(channel, peer, remoteAddress(socket));
+    const onClosed = this.#options.track(channel, peer, () => remoteAddress(socket));
     channel.start(
       join(socket, channel, {
         onClosed: (error) => {

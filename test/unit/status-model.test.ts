@@ -1,4 +1,6 @@
 /** The status model: what it counts, what it smooths, and what it keeps. */
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterEach, describe, expect, it } from 'vitest';
 import type { PeerSession } from '../../src/session/handshake.js';
 import { Rate, SecondsHistory, sampleWeight } from '../../src/tunnel/status-rates.js';
@@ -6,6 +8,9 @@ import { ModelBench, PEER } from '../support/figures.js';
 import { checkLeaks } from '../support/leaks.js';
 
 checkLeaks();
+
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
 
 const benches: ModelBench[] = [];
 
@@ -107,6 +112,19 @@ describe('channels', () => {
     }
     const { closed } = model.snapshot();
     expect(closed.map(({ id }) => id)).toEqual(Array.from({ length: 64 }, (_, index) => index + 37));
+  });
+
+  it('let go of the others, also when nobody ever looks', async () => {
+    const model = bench();
+    const figures: WeakRef<object>[] = [];
+    for (let id = 1; id <= 1000; id += 1) {
+      figures.push(new WeakRef(model.open(id)));
+      model.close(id);
+    }
+    // What a WeakRef was made of lives until the end of the turn.
+    await new Promise((resolve) => setImmediate(resolve));
+    collectGarbage();
+    expect(figures.filter((one) => one.deref()).length).toBeLessThanOrEqual(160);
   });
 
   it('are reset by the source alone', () => {
