@@ -74,12 +74,23 @@ export class Policy {
 
   /** Undefined for a peer that may reach nothing here. */
   admit(presented: Presented): Grant | undefined {
+    const grant = this.claim(presented);
+    return grant && this.isAlive(grant) ? grant : undefined;
+  }
+
+  /** As `admit`, also where it covers nothing yet. Undefined for a peer that is denied everything. */
+  claim(presented: Presented): Grant | undefined {
     const { peer } = presented;
     // Not to take a single-use ticket of one that is not let in anyway.
-    if (this.#denied(peer).includes('all')) return undefined;
-    const held = this.#sources.flatMap((source) => source.admit(presented) ?? []);
-    const grant = { peer, held };
-    return this.isAlive(grant) ? grant : undefined;
+    if (this.isDenied(peer)) return undefined;
+    return { peer, held: this.#sources.flatMap((source) => source.admit(presented) ?? []) };
+  }
+
+  /** Whether the peer is denied the service, or without one everything, whatever it holds. */
+  isDenied(peer: NodeId, service?: ServiceInfo): boolean {
+    return this.#denied(peer).some((denied) =>
+      service === undefined ? denied === 'all' : includesService(denied, service),
+    );
   }
 
   /** Whether anything is left of the grant. */
