@@ -35,6 +35,7 @@ import { reportConnected } from './report-session.js';
 import { RightsWatch } from './rights-watch.js';
 import { encodeServices } from './services.js';
 import { formatTarget, type Service } from './spec.js';
+import { type SpeedConnection, SpeedServer } from './speed-server.js';
 import type { StatusSource } from './status.js';
 import { tcpExit } from './tcp-exit.js';
 import type { UdpConnection } from './udp-connection.js';
@@ -65,6 +66,8 @@ export interface ExposeOptions {
   readonly approvalTimeoutMs?: number;
   /** How long a peer's connections wait for a session at most, milliseconds. */
   readonly resumeTimeoutMs?: number;
+  /** Whether an admitted peer may measure the speed to here. The identity itself may. */
+  readonly allowsSpeed?: ((peer: NodeId) => boolean) | undefined;
   /** What an admitted peer may call besides what an expose answers itself. */
   readonly methods?: ((peer: NodeId) => Dispatcher | undefined) | undefined;
 }
@@ -75,6 +78,7 @@ interface Admitted {
   readonly grant: Grant;
   /** The channels of the process at the other end, from earlier sessions too. */
   readonly channels: AcceptedChannels;
+  readonly speed: SpeedConnection | undefined;
 }
 
 export class Expose {
@@ -84,6 +88,7 @@ export class Expose {
   readonly #token: string;
   readonly #channels: ChannelTable;
   readonly #udp: UdpExits;
+  readonly #speed = new SpeedServer();
   readonly #sessions = new Set<Session>();
   /** Those of the sessions that have been admitted. */
   readonly #peers = new Set<PeerSession>();
@@ -166,6 +171,7 @@ export class Expose {
     this.#handshakes += 1;
     let admitted: Admitted;
     let udp: UdpConnection | undefined;
+    let speed: SpeedConnection | undefined;
     let shaking = true;
     const endHandshake = () => {
       if (shaking) this.#handshakes -= 1;
@@ -185,6 +191,8 @@ export class Expose {
           udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name, asked) =>
             this.#udpService(id, allowed, name, asked),
           );
+          speed = this.#speed.connection({ peer: id, session, mayMeasure: () => this.#mayMeasure(id) });
+          udp.other = speed.datagram;
           return this.#whileAlive(allowed, {
             ...this.#options.methods?.(id),
             'services.list': () => encodeServices(this.#policy.describe(allowed)),
@@ -193,10 +201,11 @@ export class Expose {
               return new Uint8Array();
             },
             ...udp.dispatcher,
+            ...speed.dispatcher,
           });
         },
       });
-      admitted = { peer, grant, channels: this.#channelsOf(peer.peer, peer.remote) };
+      admitted = { peer, grant, channels: this.#channelsOf(peer.peer, peer.remote), speed };
     } catch (error) {
       this.#sessions.delete(session);
       const reason = toTunnelError(error);
@@ -308,6 +317,10 @@ export class Expose {
       this.#exit(channels.open(peer, carrier, open.channelId, open.limit), service, admitted, rest);
       return;
     }
+    if (kind === StreamKind.SPEED && admitted.speed) {
+      admitted.speed.stream(stream, { body, rest });
+      return;
+    }
     if (kind !== StreamKind.RESUME)
       throw new TunnelError('PROTOCOL', `opened a stream of unknown kind ${kind}`);
     const request = decodeResume(body);
@@ -402,6 +415,11 @@ export class Expose {
       peer.session.close(error.wireCode, error.message);
     }
     this.approvals?.recheck();
+  }
+
+  #mayMeasure(peer: NodeId): boolean {
+    const { identity, allowsSpeed } = this.#options;
+    return peer === identity.nodeId || (allowsSpeed?.(peer) ?? false);
   }
 
   /** What a peer may call as long as it may anything. */

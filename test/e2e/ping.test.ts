@@ -77,7 +77,7 @@ describe('tunnel ping', () => {
     expect(late.message).toContain('within 2 s');
     expose.kill('SIGCONT');
     expect(await ping.exited).toBe(0);
-    const { sent, received } = ping.events.at(-1) ?? {};
+    const { sent, received } = ping.events.at(-1) as JsonEvent;
     expect(sent).toBe(3);
     expect(received).toBe(named(ping, 'ping').length);
     expect(received).toBeLessThan(3);
