@@ -1,6 +1,7 @@
 /** What `expose` says to people when it is ready. */
 import { basename, relative } from 'node:path';
 import { formatTarget, type Service } from '../tunnel/spec.js';
+import { type Access, accessLines } from './who-may-connect.js';
 
 export interface BannerFacts {
   readonly nodeId: string;
@@ -8,6 +9,7 @@ export interface BannerFacts {
   readonly created: boolean;
   readonly services: readonly Service[];
   readonly ticket: string;
+  readonly access: Access;
 }
 
 export function exposeBanner({
@@ -16,6 +18,7 @@ export function exposeBanner({
   created,
   services,
   ticket,
+  access,
 }: BannerFacts): readonly string[] {
   const specs = services.map(suggestedSpec).join(' ');
   return [
@@ -25,7 +28,7 @@ export function exposeBanner({
       ({ name, target }, index) =>
         `${index === 0 ? 'offers  ' : '        '}  ${name} → ${formatTarget(target)}${target.protocol === 'udp' ? ' (UDP)' : ''}`,
     ),
-    'allows    whoever has the ticket below, so treat it as a password; nobody else',
+    ...accessLines(access).map((line, index) => `${index === 0 ? 'allows    ' : '          '}${line}`),
     '',
     'On the other machine run:',
     '',

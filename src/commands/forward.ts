@@ -3,7 +3,8 @@ import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
 import { dialFlags, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
-import { parsePeer } from '../cli/peer.js';
+import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
+import { rememberAddresses } from '../cli/remember-addresses.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import { parseForwardSpecs } from '../tunnel/spec.js';
@@ -15,11 +16,12 @@ export default class ForwardCommand extends BaseCommand {
   static override examples = [
     "<%= config.bin %> forward 'tunnel://<node-id>?addr=…&token=…' 5432",
     '<%= config.bin %> forward <node-id> 15432:db 0:web',
+    '<%= config.bin %> forward alice 5432',
     '<%= config.bin %> forward <node-id> 5353:dns/udp',
   ];
   static override strict = false;
   static override args = {
-    peer: Args.string({ description: 'a ticket or a node ID', required: true }),
+    peer: Args.string({ description: PEER_ARGUMENT, required: true }),
     spec: Args.string({ description: 'where to listen, and for which service', required: true }),
   };
   static override flags = {
@@ -41,7 +43,9 @@ export default class ForwardCommand extends BaseCommand {
     const { flags, argv } = await this.parse(ForwardCommand);
     const output = this.output(flags);
     const [peerText, ...specTexts] = argv as string[];
-    const ticket = parsePeer(peerText as string);
+    const file = peersFile(this.paths);
+    const ticket = await resolvePeer(peerText as string, file);
+    await loadNames(this.names, file);
     const specs = parseForwardSpecs(specTexts);
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
     const giveUp = flags['reconnect-timeout'];
@@ -60,7 +64,9 @@ export default class ForwardCommand extends BaseCommand {
       flags,
       output,
       shutdown,
+      nameOf: (nodeId) => this.names.nameOf(nodeId),
     });
+    const memory = rememberAddresses(file, ticket.nodeId, addresses, observation.report);
     let code: number;
     try {
       const { Forward } = await import('../tunnel/forward.js');
@@ -75,12 +81,13 @@ export default class ForwardCommand extends BaseCommand {
         reconnectTimeoutMs,
         onNetworkChange: networkChange,
         udpIdleMs,
-        report: observation.report,
+        report: memory.report,
         methods: observation.methods(ticket.nodeId),
       });
       await observation.start(forward.source);
       code = await serve(forward, shutdown);
     } finally {
+      await memory.close();
       await observation.close();
       await close();
       shutdown.dispose();
