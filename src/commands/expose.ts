@@ -43,8 +43,12 @@ export default class ExposeCommand extends BaseCommand {
     public: Flags.boolean({
       description: 'let ANYONE in who learns the node ID, without a ticket',
       exclusive: ['ask'],
+      default: false,
     }),
-    ask: Flags.boolean({ description: 'let unknown peers wait until you allow or deny them' }),
+    ask: Flags.boolean({
+      description: 'let unknown peers wait until you allow or deny them',
+      default: false,
+    }),
     'ask-timeout': Flags.string({
       description: 'how long an unknown peer waits to be let in',
       default: '5m',
