@@ -19,7 +19,7 @@ import { formatTicket, type Ticket } from '../session/ticket.js';
 import { ChannelTable, statusSource } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
 import { decodeOpen, type OpenRequest } from './open.js';
-import { type Grant, Policy, ticketToken } from './policy.js';
+import { type Grant, ownerSource, Policy, type RightsSource, ticketToken, tokenSource } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
 import { encodeServices } from './services.js';
@@ -46,6 +46,8 @@ export interface ExposeOptions {
   readonly identity: Identity;
   readonly services: readonly Service[];
   readonly report: Report;
+  /** Who may have what, besides the identity itself and the holders of its ticket. */
+  readonly rights?: readonly RightsSource[];
   /** How long a peer's connections wait for a session at most, milliseconds. */
   readonly resumeTimeoutMs?: number;
   /** What an admitted peer may call besides what an expose answers itself. */
@@ -85,7 +87,11 @@ export class Expose {
   constructor(options: ExposeOptions) {
     this.#options = options;
     this.#token = ticketToken(options.identity, options.services);
-    this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
+    this.#policy = new Policy(options.services, [
+      ownerSource(options.identity.nodeId),
+      tokenSource(this.#token),
+      ...(options.rights ?? []),
+    ]);
     this.#channels = new ChannelTable(options.report);
     this.#udp = new UdpExits({ report: options.report, flows: this.#channels.flows });
     this.source = statusSource(this.#channels, () => this.#peers);
@@ -130,7 +136,8 @@ export class Expose {
     try {
       const { peer, grant } = await acceptHandshake(session, {
         identity: this.#options.identity,
-        admit: (id, tokens) => this.#policy.admit(id, tokens),
+        admit: (peer, { instanceId, tokens }) =>
+          this.#policy.admit({ peer, instanceId, tokens: tokens ?? [] }),
         services: (allowed) => this.#policy.describe(allowed),
         dispatcher: (allowed, id, remote) => {
           udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name) =>
