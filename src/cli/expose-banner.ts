@@ -1,6 +1,8 @@
 /** What `expose` says to people when it is ready. */
 import { basename, relative } from 'node:path';
 import { formatTarget, type Service } from '../tunnel/spec.js';
+import type { TicketRecord } from '../tunnel/ticket-records.js';
+import { localTime } from './ticket-text.js';
 
 export interface BannerFacts {
   readonly nodeId: string;
@@ -8,6 +10,8 @@ export interface BannerFacts {
   readonly created: boolean;
   readonly services: readonly Service[];
   readonly ticket: string;
+  /** Of the ticket; undefined where it only carries addresses. */
+  readonly record: TicketRecord | undefined;
 }
 
 export function exposeBanner({
@@ -16,8 +20,13 @@ export function exposeBanner({
   created,
   services,
   ticket,
+  record,
 }: BannerFacts): readonly string[] {
-  const specs = services.map(suggestedSpec).join(' ');
+  const specs = services
+    .map(({ name, target }) =>
+      suggestedSpec(name, target.protocol, target.kind === 'unix' ? undefined : target.port),
+    )
+    .join(' ');
   return [
     `node      ${nodeId}`,
     `identity  ${identityName} (${created ? 'new' : 'saved'})`,
@@ -25,20 +34,32 @@ export function exposeBanner({
       ({ name, target }, index) =>
         `${index === 0 ? 'offers  ' : '        '}  ${name} → ${formatTarget(target)}${target.protocol === 'udp' ? ' (UDP)' : ''}`,
     ),
-    'allows    whoever has the ticket below, so treat it as a password; nobody else',
+    `allows    ${allows(record)}`,
     '',
     'On the other machine run:',
     '',
-    `  ${programName()} forward '${ticket}' ${specs}`,
+    `  ${forwardLine(ticket, specs)}`,
     '',
   ];
 }
 
-/** The spec that listens on the port the service has here. */
-function suggestedSpec({ name, target }: Service): string {
-  if (target.kind === 'unix') return `0:${name}`;
-  const suffix = target.protocol === 'udp' ? '/udp' : '';
-  return (String(target.port) === name ? name : `${target.port}:${name}`) + suffix;
+/** Exactly what to run on the other machine. */
+export function forwardLine(ticket: string, specs: string): string {
+  return `${programName()} forward '${ticket}' ${specs}`;
+}
+
+/** The spec that listens on the port the service has here; without one, on any. */
+export function suggestedSpec(name: string, protocol: string, port: number | undefined): string {
+  const suffix = protocol === 'udp' ? '/udp' : '';
+  return (String(port) === name ? name : `${port ?? 0}:${name}`) + suffix;
+}
+
+function allows(record: TicketRecord | undefined): string {
+  if (!record) return "whoever has a ticket of 'tunnel ticket create'; nobody else";
+  const whom = record.once ? 'the first to use the ticket below' : 'whoever has the ticket below';
+  const until = record.expiresAt === undefined ? '' : ` until ${localTime(record.expiresAt)}`;
+  const paired = record.pair ? '; the first to use it is remembered' : '';
+  return `${whom}${until}, so treat it as a password; nobody else${paired}`;
 }
 
 /** How this program was started, so that the printed line can be run as it is. */

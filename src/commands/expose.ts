@@ -2,6 +2,7 @@ import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
 import { exposeBanner } from '../cli/expose-banner.js';
+import { type ExposeTickets, openTickets, ticketFlags, ticketTerms } from '../cli/expose-tickets.js';
 import { lockIdentity } from '../cli/identity-lock.js';
 import { bindEndpoint, networkFlags, portFile, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
@@ -10,6 +11,7 @@ import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
 import type { Identity } from '../session/identity.js';
 import type { Endpoint } from '../session/session.js';
+import { formatTicket } from '../session/ticket.js';
 import { formatTarget, parseTargets } from '../tunnel/spec.js';
 
 export default class ExposeCommand extends BaseCommand {
@@ -27,6 +29,7 @@ export default class ExposeCommand extends BaseCommand {
     ...networkFlags,
     ...resumeFlag,
     ...statsFlags,
+    ...ticketFlags,
     webtransport: Flags.string({
       description: 'also listen here for peers whose network drops UDP (HTTP/2 or HTTP/3)',
       helpValue: '<ip:port>',
@@ -38,6 +41,7 @@ export default class ExposeCommand extends BaseCommand {
     const output = this.output(flags);
     const services = parseTargets(argv as string[]);
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
+    const terms = ticketTerms(flags);
     const shutdown = listenForShutdown();
     const { identity, created } = await this.loadIdentity(flags);
     const unlock = await lockIdentity(this.paths.runtime, flags.identity);
@@ -57,7 +61,16 @@ export default class ExposeCommand extends BaseCommand {
       shutdown,
     });
     let code: number;
+    let tickets: ExposeTickets | undefined;
     try {
+      tickets = await openTickets({
+        paths: this.paths,
+        identity,
+        identityName: flags.identity,
+        services,
+        terms,
+        report: observation.report,
+      });
       const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
       const { Expose } = await import('../tunnel/expose.js');
       const listening =
@@ -69,19 +82,24 @@ export default class ExposeCommand extends BaseCommand {
         identity,
         services,
         report: observation.report,
+        rights: [tickets.rights],
         methods: observation.methods,
         resumeTimeoutMs,
       });
-      const ticket = expose.ticket({ ...endpoint.addresses(), webtransport: listening?.hints });
       const { nodeId } = identity;
-      const banner = exposeBanner({ nodeId, identityName: flags.identity, created, services, ticket });
+      const reach = () => ({ ...endpoint.addresses(), webtransport: listening?.hints });
+      const { token, record } = tickets;
+      const ticket = formatTicket({ nodeId, ...reach(), token });
+      const identityName = flags.identity;
+      const banner = exposeBanner({ nodeId, identityName, created, services, ticket, record });
       output.print({ event: 'ready', nodeId, ticket, services: offered, pid: process.pid }, banner);
-      await observation.start(expose.source, banner);
+      await observation.start({ ...expose.source, reach }, banner);
       code = await serve(
         { ended: new Promise(() => undefined), close: (ms, signal) => expose.close(ms, signal) },
         shutdown,
       );
     } finally {
+      tickets?.rights.close();
       await observation.close();
       await unlock();
       shutdown.dispose();

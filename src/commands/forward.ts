@@ -4,6 +4,7 @@ import { parseDuration } from '../cli/duration.js';
 import { dialFlags, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
 import { parsePeer } from '../cli/peer.js';
+import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import { parseForwardSpecs } from '../tunnel/spec.js';
@@ -16,14 +17,25 @@ export default class ForwardCommand extends BaseCommand {
     "<%= config.bin %> forward 'tunnel://<node-id>?addr=…&token=…' 5432",
     '<%= config.bin %> forward <node-id> 15432:db 0:web',
     '<%= config.bin %> forward <node-id> 5353:dns/udp',
+    '<%= config.bin %> forward --ticket-file ticket.txt 5432',
+    '<%= config.bin %> forward - 5432 < ticket.txt',
   ];
   static override strict = false;
   static override args = {
-    peer: Args.string({ description: 'a ticket or a node ID', required: true }),
-    spec: Args.string({ description: 'where to listen, and for which service', required: true }),
+    peer: Args.string({
+      description: "a ticket, a node ID, or '-' for a ticket on stdin",
+      required: false,
+      ignoreStdin: true,
+    }),
+    spec: Args.string({
+      description: 'where to listen, and for which service',
+      required: false,
+      ignoreStdin: true,
+    }),
   };
   static override flags = {
     ...dialFlags,
+    ...ticketFileFlag,
     ...resumeFlag,
     ...statsFlags,
     'reconnect-timeout': Flags.string({
@@ -40,9 +52,13 @@ export default class ForwardCommand extends BaseCommand {
   async run(): Promise<void> {
     const { flags, argv } = await this.parse(ForwardCommand);
     const output = this.output(flags);
-    const [peerText, ...specTexts] = argv as string[];
-    const ticket = parsePeer(peerText as string);
-    const specs = parseForwardSpecs(specTexts);
+    const given = await peerArgument(argv as string[], {
+      ticketFile: flags['ticket-file'],
+      command: 'forward',
+      rest: '<spec>',
+    });
+    const ticket = parsePeer(given.peer);
+    const specs = parseForwardSpecs(given.rest);
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
     const giveUp = flags['reconnect-timeout'];
     const reconnectTimeoutMs =

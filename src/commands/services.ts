@@ -2,19 +2,30 @@ import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { dialFlags } from '../cli/network-flags.js';
 import { parsePeer } from '../cli/peer.js';
+import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
 import { Spinner } from '../cli/spinner.js';
 import { shortNodeId } from '../session/node-id.js';
 
 export default class ServicesCommand extends BaseCommand {
   static override summary = 'List what a peer offers you';
   static override examples = ["<%= config.bin %> services 'tunnel://<node-id>?addr=…&token=…'"];
-  static override args = { peer: Args.string({ description: 'a ticket or a node ID', required: true }) };
-  static override flags = dialFlags;
+  static override args = {
+    peer: Args.string({
+      description: "a ticket, a node ID, or '-' for a ticket on stdin",
+      required: false,
+      ignoreStdin: true,
+    }),
+  };
+  static override flags = { ...dialFlags, ...ticketFileFlag };
 
   async run(): Promise<void> {
-    const { flags, args } = await this.parse(ServicesCommand);
+    const { flags, argv } = await this.parse(ServicesCommand);
     const output = this.output(flags);
-    const ticket = parsePeer(args.peer);
+    const given = await peerArgument(argv as string[], {
+      ticketFile: flags['ticket-file'],
+      command: 'services',
+    });
+    const ticket = parsePeer(given.peer);
     const { nodeId: peer, token } = ticket;
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');

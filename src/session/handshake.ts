@@ -57,7 +57,7 @@ export interface DialHandshake {
 export interface AcceptHandshake<Grant> {
   readonly identity: Identity;
   /** Decides who is let in. Undefined denies. */
-  admit(peer: NodeId, remote: Hello): Grant | undefined;
+  admit(peer: NodeId, remote: Hello): Grant | undefined | Promise<Grant | undefined>;
   /** What `grant` may reach, told to the peer. */
   services(grant: Grant): readonly ServiceInfo[];
   /** What the peer may call besides `ping`. */
@@ -93,7 +93,7 @@ export async function acceptHandshake<Grant>(
   const control = await acceptControlStream(session);
   const remote = await withTimeout(session, control.hello, HANDSHAKE_TIMEOUT_MS);
   const peer = identityOf(session, remote);
-  const grant = options.admit(peer, remote);
+  const grant = await options.admit(peer, remote);
   if (grant === undefined) {
     throw refuse(session, new TunnelError('DENIED', 'the peer is not allowed to connect'));
   }

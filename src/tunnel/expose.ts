@@ -14,12 +14,11 @@ import { SYNC_METHOD } from '../session/opened-channels.js';
 import { type Preamble, readPreamble, StreamKind } from '../session/preamble.js';
 import { decodeLists, decodeResume } from '../session/resume.js';
 import type { Dispatcher } from '../session/rpc-session.js';
-import type { AddressHints, BidirectionalStream, CloseInfo, Endpoint, Session } from '../session/session.js';
-import { formatTicket, type Ticket } from '../session/ticket.js';
+import type { BidirectionalStream, CloseInfo, Endpoint, Session } from '../session/session.js';
 import { ChannelTable, statusSource } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
 import { decodeOpen, type OpenRequest } from './open.js';
-import { type Grant, ownerSource, Policy, type RightsSource, ticketToken, tokenSource } from './policy.js';
+import { type Grant, ownerSource, Policy, type RightsSource } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
 import { encodeServices } from './services.js';
@@ -46,7 +45,7 @@ export interface ExposeOptions {
   readonly identity: Identity;
   readonly services: readonly Service[];
   readonly report: Report;
-  /** Who may have what, besides the identity itself and the holders of its ticket. */
+  /** Who may have what, besides the identity itself. */
   readonly rights?: readonly RightsSource[];
   /** How long a peer's connections wait for a session at most, milliseconds. */
   readonly resumeTimeoutMs?: number;
@@ -65,7 +64,6 @@ interface Admitted {
 export class Expose {
   readonly #options: ExposeOptions;
   readonly #policy: Policy;
-  readonly #token: string;
   readonly #channels: ChannelTable;
   readonly #udp: UdpExits;
   readonly #sessions = new Set<Session>();
@@ -86,10 +84,8 @@ export class Expose {
   /** Starts accepting at once. */
   constructor(options: ExposeOptions) {
     this.#options = options;
-    this.#token = ticketToken(options.identity, options.services);
     this.#policy = new Policy(options.services, [
       ownerSource(options.identity.nodeId),
-      tokenSource(this.#token),
       ...(options.rights ?? []),
     ]);
     this.#channels = new ChannelTable(options.report);
@@ -97,11 +93,6 @@ export class Expose {
     this.source = statusSource(this.#channels, () => this.#peers);
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
     this.#endWatch = watchNetwork(() => void this.#networkChanged());
-  }
-
-  /** The URL that lets its holder in, at the addresses given. A secret. */
-  ticket(hints: AddressHints & Pick<Ticket, 'webtransport'>): string {
-    return formatTicket({ nodeId: this.#options.identity.nodeId, ...hints, token: this.#token });
   }
 
   /** Takes no new channels, waits up to `drainMs` for the open ones, then resets what is left. */
@@ -136,8 +127,11 @@ export class Expose {
     try {
       const { peer, grant } = await acceptHandshake(session, {
         identity: this.#options.identity,
-        admit: (peer, { instanceId, tokens }) =>
-          this.#policy.admit({ peer, instanceId, tokens: tokens ?? [] }),
+        admit: async (peer, { instanceId, tokens = [] }) => {
+          const presented = { peer, instanceId, tokens };
+          await this.#policy.prepare(presented);
+          return this.#policy.admit(presented);
+        },
         services: (allowed) => this.#policy.describe(allowed),
         dispatcher: (allowed, id, remote) => {
           udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name) =>

@@ -199,6 +199,7 @@ export class StatusModel {
       history: this.#totals.history(),
       events: this.#events.snapshot(),
       approvals: NO_APPROVALS,
+      ...(this.#source?.reach ? { reach: this.#source.reach() } : {}),
       ...(this.#stoppingUntil === undefined ? {} : { stoppingUntil: this.#stoppingUntil }),
     };
   }

@@ -127,6 +127,15 @@ export interface Approval {
   readonly since: string;
 }
 
+/** Where an expose can be reached: what its tickets say besides the token. */
+export interface Reach {
+  readonly direct: readonly string[];
+  readonly relays: readonly string[];
+  readonly webtransport?:
+    | readonly { readonly address: string; readonly certificateHash: string }[]
+    | undefined;
+}
+
 export interface StatusSnapshot {
   readonly version: StatusVersion;
   readonly at: string;
@@ -148,6 +157,8 @@ export interface StatusSnapshot {
   /** The last ones, the newest last. */
   readonly events: readonly StatusEvent[];
   readonly approvals: readonly Approval[];
+  /** Of an expose. */
+  readonly reach?: Reach;
   /** Set once the process has been told to end: until when it waits for its open channels. */
   readonly stoppingUntil?: string;
 }
@@ -189,6 +200,8 @@ export interface ChannelFigures {
 export interface StatusSource {
   channel(id: number): ChannelFigures | undefined;
   sessions(): Iterable<PeerSession>;
+  /** Of an expose. */
+  reach?(): Reach;
   /** Resets the channel; false when there is none of that id. */
   resetChannel(id: number): boolean;
 }
