@@ -2,10 +2,10 @@
 import { Flags } from '@oclif/core';
 import { TunnelError } from '../error.js';
 import type { Identity } from '../session/identity.js';
-import type { NodeId } from '../session/node-id.js';
 import { errorEvent, type Report } from '../tunnel/events.js';
 import { exposeTicket } from '../tunnel/expose-ticket.js';
-import type { ServiceSet } from '../tunnel/policy.js';
+import { paired } from '../tunnel/pairing.js';
+import type { PeersBook } from '../tunnel/peers-book.js';
 import type { Service } from '../tunnel/spec.js';
 import type { TicketRecord } from '../tunnel/ticket-records.js';
 import { TicketRights } from '../tunnel/ticket-rights.js';
@@ -65,7 +65,8 @@ export interface TicketRightsOptions {
   readonly services: readonly Service[];
   readonly terms: TicketTerms | undefined;
   readonly report: Report;
-  readonly remember?: (peer: NodeId, services: ServiceSet) => Promise<void>;
+  /** The book in which peers that pair are put. */
+  readonly book: { update(change: (book: PeersBook) => PeersBook): Promise<unknown> };
 }
 
 export interface ExposeTickets {
@@ -77,7 +78,7 @@ export interface ExposeTickets {
 
 /** Throws BAD_STATE and OS_RESOURCE; nothing is left open then. */
 export async function openTickets(options: TicketRightsOptions): Promise<ExposeTickets> {
-  const { paths, identity, identityName, services, terms, report, remember } = options;
+  const { paths, identity, identityName, services, terms, report, book } = options;
   const store = new TicketStore(ticketStorePath(paths));
   const made = terms && (await exposeTicket(store, { identity, name: identityName, services, ...terms }));
   if (made?.unsaved) {
@@ -93,7 +94,9 @@ export async function openTickets(options: TicketRightsOptions): Promise<ExposeT
     node: identity.nodeId,
     purpose: made?.purpose,
     unsaved: made?.unsaved ? made.record : undefined,
-    remember,
+    remember: async (peer, granted) => {
+      await book.update((before) => paired(before, peer, granted));
+    },
     onError: (error) => report(errorEvent(error)),
   });
   return { rights, token: made?.token, record: made?.record };

@@ -6,6 +6,7 @@ import { type ExposeTickets, openTickets, ticketFlags, ticketTerms } from '../cl
 import { lockIdentity } from '../cli/identity-lock.js';
 import { bindEndpoint, networkFlags, portFile, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
+import { peersFile } from '../cli/peer-names.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
@@ -70,6 +71,7 @@ export default class ExposeCommand extends BaseCommand {
         services,
         terms,
         report: observation.report,
+        book: peersFile(this.paths),
       });
       const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
       const { Expose } = await import('../tunnel/expose.js');

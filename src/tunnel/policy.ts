@@ -52,7 +52,7 @@ export interface RightsSource {
    * Asked once a session, at HELLO. Tokens are never kept. Undefined for a peer that can get nothing
    * here as long as the session lasts.
    */
-  admit(presented: Presented): Held | undefined;
+  admit(presented: Presented): Held | readonly Held[] | undefined;
   /** What the peer may not have, whatever other sources grant. Asked at every question. */
   denies?(peer: NodeId): ServiceSet | undefined;
   /** Calls back when what was answered may have changed. Answers what ends it. */
@@ -77,17 +77,28 @@ export class Policy {
   /** To be awaited before `admit`. Throws what turns the peer away. */
   async prepare(presented: Presented): Promise<void> {
     // Not to take a single-use ticket of one that is not let in anyway.
-    if (this.#denied(presented.peer).includes('all')) return;
+    if (this.isDenied(presented.peer)) return;
     for (const source of this.#sources) await source.prepare?.(presented);
   }
 
   /** Undefined for a peer that may reach nothing here. */
   admit(presented: Presented): Grant | undefined {
+    const grant = this.claim(presented);
+    return grant && this.isAlive(grant) ? grant : undefined;
+  }
+
+  /** As `admit`, also where it covers nothing yet. Undefined for a peer that is denied everything. */
+  claim(presented: Presented): Grant | undefined {
     const { peer } = presented;
-    if (this.#denied(peer).includes('all')) return undefined;
-    const held = this.#sources.flatMap((source) => source.admit(presented) ?? []);
-    const grant = { peer, held };
-    return this.isAlive(grant) ? grant : undefined;
+    if (this.isDenied(peer)) return undefined;
+    return { peer, held: this.#sources.flatMap((source) => source.admit(presented) ?? []) };
+  }
+
+  /** Whether the peer is denied the service, or without one everything, whatever it holds. */
+  isDenied(peer: NodeId, service?: ServiceInfo): boolean {
+    return this.#denied(peer).some((denied) =>
+      service === undefined ? denied === 'all' : includesService(denied, service),
+    );
   }
 
   /** Whether anything is left of the grant. */

@@ -2,7 +2,7 @@
  * Tickets as a source of rights: follows the store on the disk, and records there what must outlive
  * this process before a peer is answered.
  */
-import { TunnelError, toTunnelError } from '../error.js';
+import { systemCode, TunnelError, toTunnelError } from '../error.js';
 import type { NodeId } from '../session/node-id.js';
 import type { Held, Presented, RightsSource, ServiceSet } from './policy.js';
 import { RateLimit } from './rate-limit.js';
@@ -20,6 +20,8 @@ import type { TicketStore } from './ticket-store.js';
 
 /** What is revoked is gone within a second: this, and the time to read the file. */
 const LOOK_MS = 250;
+/** As of the peers book: the machine's trouble, not the file's. */
+const PASSING: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'EIO', 'EAGAIN', 'EINTR']);
 /** A peer shows one; each is compared with all that there are. */
 const MAX_TOKENS = 4;
 
@@ -80,13 +82,11 @@ export class TicketRights implements RightsSource {
     }
   }
 
-  admit(presented: Presented): Held | undefined {
+  admit(presented: Presented): readonly Held[] {
     const { peer, instanceId } = presented;
-    const ids = this.#shown(presented).map(({ id }) => id);
-    if (ids.length === 0) return undefined;
-    // Made by hand it may be for more, or for longer, than another one shown beside it.
-    const held = ids.map((id) => () => this.#current(id, { peer, instanceId }));
-    return { current: () => held.map((one) => one()).find((rights) => rights !== undefined) };
+    return this.#shown(presented).map(({ id }) => ({
+      current: () => this.#current(id, { peer, instanceId }),
+    }));
   }
 
   onChange(listener: () => void): () => void {
@@ -144,7 +144,8 @@ export class TicketRights implements RightsSource {
 
   /** Resolves when what the file says now is known. */
   async #follow(): Promise<void> {
-    while (this.#reading || this.#options.store.stamp() !== this.#stamp) {
+    // A few times at most: a file that cannot be read now is left to the next look.
+    for (let tries = 0; tries < 3 && (this.#reading || this.#isStale()); tries += 1) {
       this.#reading ??= this.#read().finally(() => {
         this.#reading = undefined;
       });
@@ -152,16 +153,41 @@ export class TicketRights implements RightsSource {
     }
   }
 
-  async #read(): Promise<void> {
-    // In this order: a change while it is read is noticed at the next look.
-    this.#stamp = this.#options.store.stamp();
+  #isStale(): boolean {
     try {
-      this.#records = this.#relevant(await this.#options.store.load());
-    } catch (error) {
-      // What is known stays true until the file can be read again: nobody new gets in by it.
-      this.#fail(toTunnelError(error));
+      return this.#options.store.stamp() !== this.#stamp;
+    } catch {
+      return true;
+    }
+  }
+
+  async #read(): Promise<void> {
+    const { store } = this.#options;
+    // In this order: a change while it is read is noticed at the next look.
+    const stamp = store.stamp();
+    let text: string | undefined;
+    try {
+      text = await store.text();
+    } catch (cause) {
+      const error = toTunnelError(cause);
+      // The machine's trouble says nothing about the file: the next look tries again.
+      if (PASSING.has(systemCode(error.cause) ?? systemCode(cause) ?? '')) return;
+      // Who could write it may have been anyone.
+      this.#adopt(stamp, []);
+      this.#tell(error, 'until that is mended no ticket lets anybody in');
       return;
     }
+    try {
+      this.#adopt(stamp, store.parse(text));
+    } catch (cause) {
+      this.#stamp = stamp;
+      this.#tell(toTunnelError(cause), 'what it said before goes on');
+    }
+  }
+
+  #adopt(stamp: string, records: readonly TicketRecord[]): void {
+    this.#stamp = stamp;
+    this.#records = this.#relevant(records);
     for (const listener of [...this.#listeners]) listener();
   }
 
@@ -171,6 +197,10 @@ export class TicketRights implements RightsSource {
       (record) => record.node === node && (record.purpose === undefined || record.purpose === purpose),
     );
     return new Map([...(unsaved ? [unsaved] : []), ...mine].map((record) => [record.id, record]));
+  }
+
+  #tell({ code, message, hint }: TunnelError, meanwhile: string): void {
+    this.#fail(new TunnelError(code, `${message}; ${meanwhile}`, { hint }));
   }
 
   #fail(error: TunnelError): void {

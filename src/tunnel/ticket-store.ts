@@ -47,7 +47,12 @@ export class TicketStore {
 
   /** Throws BAD_STATE for a file that is damaged or not private. */
   async load(): Promise<readonly TicketRecord[]> {
-    return this.#decode(await readSafeFile(this.#file));
+    return this.parse(await this.text());
+  }
+
+  /** What `parse` takes. Throws BAD_STATE only for a file that cannot be trusted or read. */
+  text(): Promise<string | undefined> {
+    return readSafeFile(this.#file);
   }
 
   /**
@@ -62,7 +67,7 @@ export class TicketStore {
     },
   ): Promise<T> {
     return updateSafeFile(this.#file, (text) => {
-      const before = this.#decode(text);
+      const before = this.parse(text);
       const { records, result } = change(before);
       if (records === before) return { result };
       return { text: encodeTickets(prune(records, Date.now())), result };
@@ -90,7 +95,8 @@ export class TicketStore {
     });
   }
 
-  #decode(text: string | undefined): readonly TicketRecord[] {
+  /** Throws BAD_STATE. */
+  parse(text: string | undefined): readonly TicketRecord[] {
     if (text === undefined) return [];
     try {
       return decodeTickets(text);

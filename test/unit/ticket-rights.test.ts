@@ -1,9 +1,10 @@
-import { appendFileSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type { TunnelError } from '../../src/error.js';
 import { Identity } from '../../src/session/identity.js';
+import type { NodeId } from '../../src/session/node-id.js';
 import { Policy, type Presented, type ServiceSet } from '../../src/tunnel/policy.js';
 import { parseTargets } from '../../src/tunnel/spec.js';
 import { TicketRights, type TicketRightsOptions } from '../../src/tunnel/ticket-rights.js';
@@ -45,8 +46,8 @@ function create(ticket: Partial<NewTicket> & { token: string }) {
   return store.create({ identity: 'default', node, services: 'all', ...ticket });
 }
 
-function presented(peer: string, process: string, ...tokens: string[]): Presented {
-  return { peer, instanceId: process.repeat(16), tokens } as Presented;
+function presented(peer: NodeId, process: string, ...tokens: string[]): Presented {
+  return { peer, instanceId: process.repeat(16), tokens };
 }
 
 /** As an expose does: what the peer may reach, or undefined when it is not let in. */
@@ -111,7 +112,7 @@ describe('tickets as rights', () => {
   it('are gone within a second of being revoked, and whoever listens is told', async () => {
     const { id } = await create({ token: 'good' });
     const rights = await rightsOf();
-    const held = rights.admit(presented(alice, 'a1', 'good'));
+    const held = rights.admit(presented(alice, 'a1', 'good'))[0];
     expect(held?.current()).toEqual({ services: 'all', via: 'ticket', id });
     const told = new Promise<void>((resolve) => rights.onChange(resolve));
     const revokedAt = performance.now();
@@ -124,7 +125,7 @@ describe('tickets as rights', () => {
 
   it('end when they expire, and say when', async () => {
     const { expiresAt } = await create({ token: 'good', ttlMs: 300 });
-    const held = (await rightsOf()).admit(presented(alice, 'a1', 'good'));
+    const held = (await rightsOf()).admit(presented(alice, 'a1', 'good'))[0];
     expect(held?.current()?.expiresAtMs).toBe(Date.parse(expiresAt as string));
     expect(await eventually(() => held?.current() === undefined, 2000)).toBe(true);
     expect(Date.now()).toBeGreaterThanOrEqual(Date.parse(expiresAt as string));
@@ -133,12 +134,22 @@ describe('tickets as rights', () => {
   it('are void when the store is removed', async () => {
     await create({ token: 'good' });
     const rights = await rightsOf();
-    const held = rights.admit(presented(alice, 'a1', 'good'));
+    const held = rights.admit(presented(alice, 'a1', 'good'))[0];
     rmSync(store.path);
     expect(await eventually(() => held?.current() === undefined, 2000)).toBe(true);
   });
 
-  it('stay as they are while the store cannot be read, which is told; nobody gets in by what it may say', async () => {
+  it.runIf(process.platform !== 'win32')('are void while others can write the store', async () => {
+    await create({ token: 'good' });
+    const rights = await rightsOf();
+    chmodSync(store.path, 0o622);
+    expect(await enter(rights, presented(alice, 'a1', 'good'))).toBeUndefined();
+    expect(errors.map(({ code }) => code)).toEqual(['BAD_STATE']);
+    chmodSync(store.path, 0o600);
+    expect(await enter(rights, presented(alice, 'a1', 'good'))).toEqual(ALL);
+  });
+
+  it('stay as they are while the store is damaged, which is told; nobody gets in by what it may say', async () => {
     await create({ token: 'good' });
     const rights = await rightsOf();
     const before = readFileSync(store.path, 'utf8');
@@ -167,11 +178,11 @@ describe('a ticket for one use', () => {
     const { id } = await create({ token: 'once', once: true });
     const rights = await rightsOf();
     const who = presented(alice, 'a1', 'once');
-    expect(rights.admit(who)?.current()).toBeUndefined();
+    expect(rights.admit(who)[0]?.current()).toBeUndefined();
     await rights.prepare(who);
     const [record] = await store.load();
     expect(record).toMatchObject({ id, redeemedBy: { peer: alice, instanceId: who.instanceId } });
-    expect(rights.admit(who)?.current()).toMatchObject({ id });
+    expect(rights.admit(who)[0]?.current()).toMatchObject({ id });
   });
 
   it('is had by one of many that come at once, in one expose and in several', async () => {
