@@ -20,7 +20,11 @@ export function exposeBanner({
   ticket,
   access,
 }: BannerFacts): readonly string[] {
-  const specs = services.map(suggestedSpec).join(' ');
+  const specs = services
+    .map(({ name, target }) =>
+      suggestedSpec(name, target.protocol, target.kind === 'unix' ? undefined : target.port),
+    )
+    .join(' ');
   return [
     `node      ${nodeId}`,
     `identity  ${identityName} (${created ? 'new' : 'saved'})`,
@@ -32,16 +36,20 @@ export function exposeBanner({
     '',
     'On the other machine run:',
     '',
-    `  ${programName()} forward '${ticket}' ${specs}`,
+    `  ${forwardLine(ticket, specs)}`,
     '',
   ];
 }
 
-/** The spec that listens on the port the service has here. */
-function suggestedSpec({ name, target }: Service): string {
-  if (target.kind === 'unix') return `0:${name}`;
-  const suffix = target.protocol === 'udp' ? '/udp' : '';
-  return (String(target.port) === name ? name : `${target.port}:${name}`) + suffix;
+/** Exactly what to run on the other machine. */
+export function forwardLine(ticket: string, specs: string): string {
+  return `${programName()} forward '${ticket}' ${specs}`;
+}
+
+/** The spec that listens on the port the service has here; without one, on any. */
+export function suggestedSpec(name: string, protocol: string, port: number | undefined): string {
+  const suffix = protocol === 'udp' ? '/udp' : '';
+  return (String(port) === name ? name : `${port ?? 0}:${name}`) + suffix;
 }
 
 /** How this program was started, so that the printed line can be run as it is. */

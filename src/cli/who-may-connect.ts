@@ -2,11 +2,14 @@
 import type { ServiceInfo } from '../session/hello.js';
 import { EVERY_SERVICE, type PeersBook } from '../tunnel/peers-book.js';
 import { includesService } from '../tunnel/policy.js';
+import type { TicketRecord } from '../tunnel/ticket-records.js';
+import { localTime } from './ticket-text.js';
 
 const MAX_NAMES = 8;
 
 export interface Access {
-  readonly ticket: boolean;
+  /** The ticket that is printed; undefined where it only carries addresses. */
+  readonly ticket: TicketRecord | undefined;
   readonly public: boolean;
   readonly ask: boolean;
   /** By name where they have one. */
@@ -43,13 +46,25 @@ export function accessLines(access: Access): readonly string[] {
     ];
   }
   const lines = [
-    ...(access.ticket ? ['whoever has the ticket below, so treat it as a password'] : []),
+    ...(access.ticket ? [ticketLine(access.ticket)] : []),
     ...(access.allow.length > 0 ? [`${list(access.allow)} (--allow)`] : []),
     ...(access.book.length > 0 ? [`${list(access.book)}, to what the peers book lets them reach`] : []),
     'your own machines with this identity',
+    'whoever has a ticket of yours for it (tunnel ticket list)',
     access.ask ? 'anyone else whom you let in when asked (--ask)' : 'nobody else',
   ];
   return lines;
+}
+
+function ticketLine({ once, pair, expiresAt }: TicketRecord): string {
+  const whom = once ? 'the first to use the ticket below' : 'whoever has the ticket below';
+  const until = expiresAt === undefined ? '' : ` until ${localTime(expiresAt)}`;
+  return `${whom}${until}, so treat it as a password${pair ? '; the first to use it is remembered' : ''}`;
+}
+
+/** As scripts are told. */
+export function accessJson({ ticket, ...access }: Access): object {
+  return { ticket: ticket !== undefined, ...access };
 }
 
 function list(names: readonly string[]): string {

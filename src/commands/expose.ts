@@ -3,6 +3,7 @@ import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
 import { exposeBanner } from '../cli/expose-banner.js';
 import { ExposeRights, publicNotice } from '../cli/expose-rights.js';
+import { type ExposeTickets, openTickets, ticketFlags, ticketTerms } from '../cli/expose-tickets.js';
 import { lockIdentity } from '../cli/identity-lock.js';
 import { bindEndpoint, networkFlags, portFile, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
@@ -10,9 +11,10 @@ import { peersFile, resolvePeer } from '../cli/peer-names.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
-import { peersByBook } from '../cli/who-may-connect.js';
+import { accessJson, peersByBook } from '../cli/who-may-connect.js';
 import type { Identity } from '../session/identity.js';
 import type { Endpoint } from '../session/session.js';
+import { formatTicket } from '../session/ticket.js';
 import { errorEvent } from '../tunnel/events.js';
 import { LiveBook } from '../tunnel/peers-file.js';
 import { allowSource, publicSource } from '../tunnel/policy.js';
@@ -54,6 +56,7 @@ export default class ExposeCommand extends BaseCommand {
       default: '5m',
       helpValue: '<time>',
     }),
+    ...ticketFlags,
     webtransport: Flags.string({
       description: 'also listen here for peers whose network drops UDP (HTTP/2 or HTTP/3)',
       helpValue: '<ip:port>',
@@ -70,6 +73,7 @@ export default class ExposeCommand extends BaseCommand {
     const allowed = await Promise.all((flags.allow ?? []).map((peer) => resolvePeer(peer, file)));
     const rights = new ExposeRights(await LiveBook.open(file, (error) => rights.report(errorEvent(error))));
     this.names.from((nodeId) => rights.book.nameOf(nodeId));
+    const terms = ticketTerms(flags);
     const shutdown = listenForShutdown();
     const { identity, created } = await this.loadIdentity(flags);
     const unlock = await lockIdentity(this.paths.runtime, flags.identity);
@@ -92,7 +96,17 @@ export default class ExposeCommand extends BaseCommand {
     });
     rights.report = observation.report;
     let code: number;
+    let tickets: ExposeTickets | undefined;
     try {
+      tickets = await openTickets({
+        paths: this.paths,
+        identity,
+        identityName: flags.identity,
+        services,
+        terms,
+        report: observation.report,
+        book: rights.book,
+      });
       const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
       const { Expose } = await import('../tunnel/expose.js');
       const listening =
@@ -107,6 +121,7 @@ export default class ExposeCommand extends BaseCommand {
           rights.book.rights(),
           allowSource(allowed.map(({ nodeId }) => nodeId)),
           ...(flags.public ? [publicSource()] : []),
+          tickets.rights,
         ],
         ask: flags.ask,
         approvalTimeoutMs,
@@ -115,31 +130,38 @@ export default class ExposeCommand extends BaseCommand {
         resumeTimeoutMs,
       });
       rights.approvals = expose.approvals;
-      const ticket = expose.ticket({ ...endpoint.addresses(), webtransport: listening?.hints });
       const { nodeId } = identity;
+      const reach = () => ({ ...endpoint.addresses(), webtransport: listening?.hints });
+      const { token, record } = tickets;
+      const ticket = formatTicket({ nodeId, ...reach(), token });
+      const identityName = flags.identity;
       const access = {
-        ticket: true,
+        ticket: record,
         public: flags.public,
         ask: flags.ask,
         allow: allowed.map((peer) => this.names.label(peer.nodeId)),
         book: peersByBook(rights.book.book, offered),
       };
-      const banner = exposeBanner({
-        nodeId,
-        identityName: flags.identity,
-        created,
-        services,
-        ticket,
-        access,
-      });
-      output.print({ event: 'ready', nodeId, ticket, services: offered, access, pid: process.pid }, banner);
+      const banner = exposeBanner({ nodeId, identityName, created, services, ticket, access });
+      output.print(
+        {
+          event: 'ready',
+          nodeId,
+          ticket,
+          services: offered,
+          access: accessJson(access),
+          pid: process.pid,
+        },
+        banner,
+      );
       if (flags.public) observation.report(publicNotice(nodeId));
-      await observation.start(expose.source, banner);
+      await observation.start({ ...expose.source, reach }, banner);
       code = await serve(
         { ended: new Promise(() => undefined), close: (ms, signal) => expose.close(ms, signal) },
         shutdown,
       );
     } finally {
+      tickets?.rights.close();
       await observation.close();
       rights.book.close();
       await unlock();

@@ -3,6 +3,7 @@ import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
 import { dialFlags, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
+import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
 import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { rememberAddresses } from '../cli/remember-addresses.js';
 import { serve } from '../cli/serve.js';
@@ -18,14 +19,25 @@ export default class ForwardCommand extends BaseCommand {
     '<%= config.bin %> forward <node-id> 15432:db 0:web',
     '<%= config.bin %> forward alice 5432',
     '<%= config.bin %> forward <node-id> 5353:dns/udp',
+    '<%= config.bin %> forward --ticket-file ticket.txt 5432',
+    '<%= config.bin %> forward - 5432 < ticket.txt',
   ];
   static override strict = false;
   static override args = {
-    peer: Args.string({ description: PEER_ARGUMENT, required: true }),
-    spec: Args.string({ description: 'where to listen, and for which service', required: true }),
+    peer: Args.string({
+      description: `${PEER_ARGUMENT}, or '-' for a ticket on stdin`,
+      required: false,
+      ignoreStdin: true,
+    }),
+    spec: Args.string({
+      description: 'where to listen, and for which service',
+      required: false,
+      ignoreStdin: true,
+    }),
   };
   static override flags = {
     ...dialFlags,
+    ...ticketFileFlag,
     ...resumeFlag,
     ...statsFlags,
     'reconnect-timeout': Flags.string({
@@ -42,11 +54,15 @@ export default class ForwardCommand extends BaseCommand {
   async run(): Promise<void> {
     const { flags, argv } = await this.parse(ForwardCommand);
     const output = this.output(flags);
-    const [peerText, ...specTexts] = argv as string[];
+    const given = await peerArgument(argv as string[], {
+      ticketFile: flags['ticket-file'],
+      command: 'forward',
+      rest: '<spec>',
+    });
     const file = peersFile(this.paths);
-    const ticket = await resolvePeer(peerText as string, file);
+    const ticket = await resolvePeer(given.peer, file);
     await loadNames(this.names, file);
-    const specs = parseForwardSpecs(specTexts);
+    const specs = parseForwardSpecs(given.rest);
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
     const giveUp = flags['reconnect-timeout'];
     const reconnectTimeoutMs =

@@ -1,20 +1,31 @@
 import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { dialFlags } from '../cli/network-flags.js';
+import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
 import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { Spinner } from '../cli/spinner.js';
 
 export default class ServicesCommand extends BaseCommand {
   static override summary = 'List what a peer offers you';
   static override examples = ["<%= config.bin %> services 'tunnel://<node-id>?addr=…&token=…'"];
-  static override args = { peer: Args.string({ description: PEER_ARGUMENT, required: true }) };
-  static override flags = dialFlags;
+  static override args = {
+    peer: Args.string({
+      description: `${PEER_ARGUMENT}, or '-' for a ticket on stdin`,
+      required: false,
+      ignoreStdin: true,
+    }),
+  };
+  static override flags = { ...dialFlags, ...ticketFileFlag };
 
   async run(): Promise<void> {
-    const { flags, args } = await this.parse(ServicesCommand);
+    const { flags, argv } = await this.parse(ServicesCommand);
     const output = this.output(flags);
+    const given = await peerArgument(argv as string[], {
+      ticketFile: flags['ticket-file'],
+      command: 'services',
+    });
     const file = peersFile(this.paths);
-    const ticket = await resolvePeer(args.peer, file);
+    const ticket = await resolvePeer(given.peer, file);
     await loadNames(this.names, file);
     const { nodeId: peer, token } = ticket;
     const { identity } = await this.loadIdentity(flags);

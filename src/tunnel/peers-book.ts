@@ -108,11 +108,11 @@ export function recordDecision(book: PeersBook, nodeId: NodeId, options: RecordO
   return new Map(book).set(name, decided);
 }
 
-/** A name for a node that nobody has named. */
-function freeName(book: PeersBook, nodeId: NodeId): string {
-  for (let length = 8; ; length += 4) {
+/** `peer-3f9a12cd`: a name for a node that nobody has named. */
+export function freeName(book: PeersBook, nodeId: NodeId): string {
+  for (let length = 8; ; length += 1) {
     const name = `peer-${nodeId.slice(0, length)}`;
-    if (!book.has(name) || length >= 32) return name;
+    if (!book.has(name)) return name;
   }
 }
 

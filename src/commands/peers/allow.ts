@@ -25,8 +25,12 @@ export default class PeersAllow extends BaseCommand {
   ];
   static override strict = false;
   static override args = {
-    peer: Args.string({ description: 'a name, a node ID, or a peer that waits', required: true }),
-    service: Args.string({ description: 'what it may reach: db, dns/udp' }),
+    peer: Args.string({
+      description: 'a name, a node ID, or a peer that waits',
+      required: true,
+      ignoreStdin: true,
+    }),
+    service: Args.string({ description: 'what it may reach: db, dns/udp', ignoreStdin: true }),
   };
   static override flags = {
     all: Flags.boolean({ description: 'every service, also later ones', exclusive: ['once'] }),

@@ -18,8 +18,15 @@ export default class PeersDeny extends BaseCommand {
   ];
   static override strict = false;
   static override args = {
-    peer: Args.string({ description: 'a name, a node ID, or a peer that waits', required: true }),
-    service: Args.string({ description: 'what it may not reach; everything when none is named' }),
+    peer: Args.string({
+      description: 'a name, a node ID, or a peer that waits',
+      required: true,
+      ignoreStdin: true,
+    }),
+    service: Args.string({
+      description: 'what it may not reach; everything when none is named',
+      ignoreStdin: true,
+    }),
   };
   static override flags = {
     once: Flags.boolean({ description: 'only this once: nothing is written to the book' }),
