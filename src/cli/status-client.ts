@@ -97,7 +97,10 @@ class StatusConnection {
 }
 
 /** A snapshot of every process that answers, in order of their pids. */
-export async function readStatus(folder: string): Promise<readonly StatusSnapshot[]> {
+export async function readStatus(
+  folder: string,
+  query: ChannelQuery = EVERY_CHANNEL,
+): Promise<readonly StatusSnapshot[]> {
   await removeStale(folder);
   const pids = await listSockets(folder);
   const answers = await Promise.all(
@@ -106,7 +109,7 @@ export async function readStatus(folder: string): Promise<readonly StatusSnapsho
         onSnapshot: () => undefined,
         onClosed: () => undefined,
       });
-      const snapshot = await connection.snapshot(EVERY_CHANNEL);
+      const snapshot = await connection.snapshot(query);
       connection.close();
       return snapshot;
     }),

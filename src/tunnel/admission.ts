@@ -31,11 +31,13 @@ export class Admission {
 
   /**
    * Undefined denies. `wait` is called when it takes longer, and answers what fires when the peer has
-   * gone. Throws LIMIT, TIMEOUT where nobody decided, and SHUTDOWN.
+   * gone. Throws LIMIT, TIMEOUT where nobody decided, SHUTDOWN, and UNAVAILABLE where what the peer takes
+   * by coming cannot be written down.
    */
   async admit(presented: Presented, from: string, wait: () => AbortSignal): Promise<Grant | undefined> {
     const { policy, approvals } = this;
     const { peer, wants } = presented;
+    await policy.prepare(presented);
     const claim = policy.claim(presented);
     if (!claim) return undefined;
     const isMissing = (service: ServiceInfo) =>

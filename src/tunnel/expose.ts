@@ -14,22 +14,13 @@ import { SYNC_METHOD } from '../session/opened-channels.js';
 import { type Preamble, readPreamble, StreamKind } from '../session/preamble.js';
 import { decodeLists, decodeResume } from '../session/resume.js';
 import type { Dispatcher, RpcHandler } from '../session/rpc-session.js';
-import type { AddressHints, BidirectionalStream, CloseInfo, Endpoint, Session } from '../session/session.js';
-import { formatTicket, type Ticket } from '../session/ticket.js';
+import type { BidirectionalStream, CloseInfo, Endpoint, Session } from '../session/session.js';
 import { Admission } from './admission.js';
 import type { Approvals } from './approvals.js';
 import { ChannelTable, statusSource } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
 import { decodeOpen, type OpenRequest } from './open.js';
-import {
-  type Grant,
-  ownerSource,
-  type Policy,
-  type Presented,
-  type RightsSource,
-  ticketToken,
-  tokenSource,
-} from './policy.js';
+import { type Grant, ownerSource, type Policy, type Presented, type RightsSource } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
 import { RightsWatch } from './rights-watch.js';
@@ -58,7 +49,7 @@ export interface ExposeOptions {
   readonly identity: Identity;
   readonly services: readonly Service[];
   readonly report: Report;
-  /** Who may have what, besides the identity itself and the holders of its ticket. */
+  /** Who may have what, besides the identity itself. */
   readonly rights?: readonly RightsSource[];
   /** Peers without a right wait for a person to decide; otherwise they are denied. */
   readonly ask?: boolean;
@@ -85,7 +76,6 @@ export class Expose {
   readonly #options: ExposeOptions;
   readonly #policy: Policy;
   readonly #admission: Admission;
-  readonly #token: string;
   readonly #channels: ChannelTable;
   readonly #udp: UdpExits;
   readonly #speed = new SpeedServer();
@@ -110,10 +100,9 @@ export class Expose {
   /** Starts accepting at once. */
   constructor(options: ExposeOptions) {
     this.#options = options;
-    this.#token = ticketToken(options.identity, options.services);
     this.#admission = new Admission({
       ...options,
-      rights: [ownerSource(options.identity.nodeId), tokenSource(this.#token), ...(options.rights ?? [])],
+      rights: [ownerSource(options.identity.nodeId), ...(options.rights ?? [])],
     });
     this.#policy = this.#admission.policy;
     this.#rights = new RightsWatch(this.#policy, {
@@ -128,11 +117,6 @@ export class Expose {
     };
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
     this.#endWatch = watchNetwork(() => void this.#networkChanged());
-  }
-
-  /** The URL that lets its holder in, at the addresses given. A secret. */
-  ticket(hints: AddressHints & Pick<Ticket, 'webtransport'>): string {
-    return formatTicket({ nodeId: this.#options.identity.nodeId, ...hints, token: this.#token });
   }
 
   /** Who waits to be let in, if anybody is asked; and the answers to that. */

@@ -5,11 +5,8 @@
  * Deny by default. What a peer may do is the union of what the sources of rights say now: an answer is
  * never kept, so a right that was taken back or has expired is gone at the next question.
  */
-import { createHash, timingSafeEqual } from 'node:crypto';
 import type { ServiceInfo } from '../session/hello.js';
-import type { Identity } from '../session/identity.js';
 import type { NodeId } from '../session/node-id.js';
-import { TOKEN_BYTES } from '../session/ticket.js';
 import type { Protocol, Service } from './spec.js';
 
 /** What a peer shows when it comes. */
@@ -47,10 +44,15 @@ export interface Held {
 
 export interface RightsSource {
   /**
-   * Asked once a session, at HELLO; may take a single-use ticket. Tokens are never kept. Undefined for
-   * a peer that can get nothing here as long as the session lasts.
+   * Called before `admit`, once a session: resolves when what the peer takes by coming is on the disk.
+   * Throws when it cannot be written, and the peer is turned away.
    */
-  admit(presented: Presented): Held | undefined;
+  prepare?(presented: Presented): Promise<void>;
+  /**
+   * Asked once a session, at HELLO. Tokens are never kept. Undefined for a peer that can get nothing
+   * here as long as the session lasts.
+   */
+  admit(presented: Presented): Held | readonly Held[] | undefined;
   /** What the peer may not have, whatever other sources grant. Asked at every question. */
   denies?(peer: NodeId): ServiceSet | undefined;
   /** Calls back when what was answered may have changed. Answers what ends it. */
@@ -72,6 +74,13 @@ export class Policy {
     this.#sources = sources;
   }
 
+  /** To be awaited before `admit`. Throws what turns the peer away. */
+  async prepare(presented: Presented): Promise<void> {
+    // Not to take a single-use ticket of one that is not let in anyway.
+    if (this.isDenied(presented.peer)) return;
+    for (const source of this.#sources) await source.prepare?.(presented);
+  }
+
   /** Undefined for a peer that may reach nothing here. */
   admit(presented: Presented): Grant | undefined {
     const grant = this.claim(presented);
@@ -81,7 +90,6 @@ export class Policy {
   /** As `admit`, also where it covers nothing yet. Undefined for a peer that is denied everything. */
   claim(presented: Presented): Grant | undefined {
     const { peer } = presented;
-    // Not to take a single-use ticket of one that is not let in anyway.
     if (this.isDenied(peer)) return undefined;
     return { peer, held: this.#sources.flatMap((source) => source.admit(presented) ?? []) };
   }
@@ -171,25 +179,15 @@ export function ownerSource(owner: NodeId): RightsSource {
   return { admit: ({ peer }) => (peer === owner ? held : undefined) };
 }
 
-/** `token` opens every service; only its hash is kept. */
-export function tokenSource(token: string): RightsSource {
-  const expected = hash(token);
-  const held: Held = { current: () => ({ services: 'all', via: 'ticket' }) };
-  return {
-    admit: ({ tokens }) => (tokens.some((one) => timingSafeEqual(hash(one), expected)) ? held : undefined),
-  };
+/** Whoever comes. */
+export function publicSource(): RightsSource {
+  const held: Held = { current: () => ({ services: 'all', via: 'public' }) };
+  return { admit: () => held };
 }
 
-/**
- * The token of an identity's own ticket for a set of services: the same at every start, so that a
- * ticket in a script survives a restart, and another one as soon as the set changes, so that it never
- * opens more than what it was handed out for.
- */
-export function ticketToken(identity: Identity, services: readonly Service[]): string {
-  const names = services.map(({ name, target }) => `${target.protocol}:${name}`).sort();
-  return identity.derive(`ticket ${names.join(' ')}`, TOKEN_BYTES).toString('base64url');
-}
-
-function hash(token: string): Buffer {
-  return createHash('sha256').update(token).digest();
+/** These peers, to every service. */
+export function allowSource(peers: Iterable<NodeId>): RightsSource {
+  const allowed = new Set(peers);
+  const held: Held = { current: () => ({ services: 'all', via: 'allow' }) };
+  return { admit: ({ peer }) => (allowed.has(peer) ? held : undefined) };
 }

@@ -201,6 +201,7 @@ export class StatusModel {
       events: this.#events.snapshot(),
       approvals: this.#source?.approvals?.() ?? [],
       names: this.#names(),
+      ...(this.#source?.reach ? { reach: this.#source.reach() } : {}),
       ...(this.#stoppingUntil === undefined ? {} : { stoppingUntil: this.#stoppingUntil }),
     };
   }

@@ -65,6 +65,8 @@ export interface SessionStatus extends Traffic {
   /** Why it is not connected. */
   readonly error?: { readonly code: string; readonly message: string };
   readonly nextTryAt?: string;
+  /** A person there is asked whether to let this side in. */
+  readonly approval?: 'pending';
   readonly theirs?: PeerFigures;
 }
 
@@ -138,6 +140,15 @@ export interface Approval {
   readonly until: string;
 }
 
+/** Where an expose can be reached: what its tickets say besides the token. */
+export interface Reach {
+  readonly direct: readonly string[];
+  readonly relays: readonly string[];
+  readonly webtransport?:
+    | readonly { readonly address: string; readonly certificateHash: string }[]
+    | undefined;
+}
+
 export interface StatusSnapshot {
   readonly version: StatusVersion;
   readonly at: string;
@@ -159,6 +170,8 @@ export interface StatusSnapshot {
   /** The last ones, the newest last. */
   readonly events: readonly StatusEvent[];
   readonly approvals: readonly Approval[];
+  /** Of an expose. */
+  readonly reach?: Reach;
   /** What the peers book calls the peers that occur here, by node ID. */
   readonly names: Readonly<Record<string, string>>;
   /** Set once the process has been told to end: until when it waits for its open channels. */
@@ -202,6 +215,8 @@ export interface ChannelFigures {
 export interface StatusSource {
   channel(id: number): ChannelFigures | undefined;
   sessions(): Iterable<PeerSession>;
+  /** Of an expose. */
+  reach?(): Reach;
   /** Resets the channel; false when there is none of that id. */
   resetChannel(id: number): boolean;
   /** Who waits to be let in, the longest first. */

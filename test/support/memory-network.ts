@@ -5,17 +5,17 @@ import { dialHandshake, type PeerSession } from '../../src/session/handshake.js'
 import { Identity } from '../../src/session/identity.js';
 import { AsyncQueue } from '../../src/session/queue.js';
 import type { Endpoint, Session } from '../../src/session/session.js';
-import { parseTicket } from '../../src/session/ticket.js';
 import type { Way } from '../../src/session/way.js';
 import type { TunnelEvent } from '../../src/tunnel/events.js';
 import { Expose } from '../../src/tunnel/expose.js';
+import { tokenSource } from './token-source.js';
 
 export class MemoryNetwork {
   readonly identity = Identity.generate();
   readonly client = Identity.generate();
   readonly events: TunnelEvent[] = [];
   readonly expose: Expose;
-  readonly token: string;
+  readonly token = 'a-token-of-the-network';
   readonly #incoming = new AsyncQueue<Session>();
   readonly #pairs = new Set<MemoryPair>();
   /** Dials fail while it is down. */
@@ -40,9 +40,9 @@ export class MemoryNetwork {
         target: { kind: 'socket', protocol: 'tcp', host: '127.0.0.1', port },
       })),
       report: (event) => this.events.push(event),
+      rights: [tokenSource(this.token)],
       ...options,
     });
-    this.token = parseTicket(this.expose.ticket({ direct: [], relays: [] })).token as string;
   }
 
   /** A bare session to the exposing side, from a fresh endpoint key. */
