@@ -28,6 +28,7 @@ const BY_CODE: Partial<Record<TunnelErrorCode, number>> = {
   PROTOCOL: EXIT_PROTOCOL,
   DENIED: EXIT_DENIED,
   BAD_IDENTITY: EXIT_CONFIG,
+  BAD_CERTIFICATE: EXIT_CONFIG,
 };
 
 export function exitCode(code: TunnelErrorCode): number {
