@@ -58,7 +58,10 @@ export default class ExposeCommand extends BaseCommand {
     });
     let code: number;
     try {
-      const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
+      const endpoint = await bindEndpoint(identity, flags, {
+        portFile: portFile(this.paths.state, flags.identity),
+        announce: true,
+      });
       const { Expose } = await import('../tunnel/expose.js');
       const listening =
         flags.webtransport === undefined
@@ -72,7 +75,13 @@ export default class ExposeCommand extends BaseCommand {
         methods: observation.methods,
         resumeTimeoutMs,
       });
-      const ticket = expose.ticket({ ...endpoint.addresses(), webtransport: listening?.hints });
+      const { direct, relays } = endpoint.addresses();
+      const ticket = expose.ticket({
+        direct,
+        // It takes a moment to find the nearest; until then it is any of those that were named.
+        relays: relays.length > 0 ? relays : (flags.relay ?? []),
+        webtransport: listening?.hints,
+      });
       const { nodeId } = identity;
       const banner = exposeBanner({ nodeId, identityName: flags.identity, created, services, ticket });
       output.print({ event: 'ready', nodeId, ticket, services: offered, pid: process.pid }, banner);

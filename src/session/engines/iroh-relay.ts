@@ -78,7 +78,16 @@ export async function startRelay(options: RelayServerOptions): Promise<RelayServ
       onEvents,
     });
   } catch (error) {
-    throw translate(error, 'CANNOT_BIND');
+    const translated = translate(error, 'CANNOT_BIND');
+    if (translated.code !== 'BAD_CERTIFICATE') throw translated;
+    throw new TunnelError(
+      'BAD_CERTIFICATE',
+      `the relay's certificate cannot be used: ${translated.message}`,
+      {
+        hint: 'it takes a certificate and its key in PEM, as an ACME client writes them',
+        cause: error,
+      },
+    );
   }
   return {
     addresses: server.addresses(),
