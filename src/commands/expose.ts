@@ -13,6 +13,7 @@ import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
 import { accessJson, peersByBook } from '../cli/who-may-connect.js';
 import type { Identity } from '../session/identity.js';
+import type { NodeId } from '../session/node-id.js';
 import type { Endpoint } from '../session/session.js';
 import { formatTicket } from '../session/ticket.js';
 import { errorEvent } from '../tunnel/events.js';
@@ -51,6 +52,12 @@ export default class ExposeCommand extends BaseCommand {
       description: 'let unknown peers wait until you allow or deny them',
       default: false,
     }),
+    'allow-speed': Flags.string({
+      description: "let this peer measure the speed to here (repeatable); 'all' is everyone who is let in",
+      multiple: true,
+      multipleNonGreedy: true,
+      helpValue: '<peer>',
+    }),
     'ask-timeout': Flags.string({
       description: 'how long an unknown peer waits to be let in',
       default: '5m',
@@ -71,6 +78,7 @@ export default class ExposeCommand extends BaseCommand {
     const approvalTimeoutMs = parseDuration(flags['ask-timeout'], '--ask-timeout', 1);
     const file = peersFile(this.paths);
     const allowed = await Promise.all((flags.allow ?? []).map((peer) => resolvePeer(peer, file)));
+    const allowsSpeed = await speedRight(flags['allow-speed'] ?? [], (peer) => resolvePeer(peer, file));
     const rights = new ExposeRights(await LiveBook.open(file, (error) => rights.report(errorEvent(error))));
     this.names.from((nodeId) => rights.book.nameOf(nodeId));
     const terms = ticketTerms(flags);
@@ -107,7 +115,10 @@ export default class ExposeCommand extends BaseCommand {
         report: observation.report,
         book: rights.book,
       });
-      const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
+      const endpoint = await bindEndpoint(identity, flags, {
+        portFile: portFile(this.paths.state, flags.identity),
+        announce: true,
+      });
       const { Expose } = await import('../tunnel/expose.js');
       const listening =
         flags.webtransport === undefined
@@ -127,11 +138,17 @@ export default class ExposeCommand extends BaseCommand {
         approvalTimeoutMs,
         report: observation.report,
         methods: observation.methods,
+        allowsSpeed,
         resumeTimeoutMs,
       });
       rights.approvals = expose.approvals;
       const { nodeId } = identity;
-      const reach = () => ({ ...endpoint.addresses(), webtransport: listening?.hints });
+      const reach = () => {
+        const { direct, relays } = endpoint.addresses();
+        // It takes a moment to find the nearest; until then it is any of those that were named.
+        const known = relays.length > 0 ? relays : (flags.relay ?? []);
+        return { direct, relays: known, webtransport: listening?.hints };
+      };
       const { token, record } = tickets;
       const ticket = formatTicket({ nodeId, ...reach(), token });
       const identityName = flags.identity;
@@ -180,4 +197,15 @@ export default class ExposeCommand extends BaseCommand {
       throw error;
     }
   }
+}
+
+/** Throws what `resolve` throws for a peer that cannot be found. */
+async function speedRight(
+  peers: readonly string[],
+  resolve: (peer: string) => Promise<{ readonly nodeId: NodeId }>,
+): Promise<(peer: NodeId) => boolean> {
+  const isAll = peers.includes('all');
+  const named = await Promise.all(peers.filter((peer) => peer !== 'all').map(resolve));
+  const allowed = new Set(named.map(({ nodeId }) => nodeId));
+  return (peer) => isAll || allowed.has(peer);
 }
