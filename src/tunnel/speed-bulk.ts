@@ -66,7 +66,8 @@ export function sendBulk(options: BulkOptions & { readonly maxBytes: number }): 
   };
   const ended = startChannel(channel, options, {
     data: (piece) => channel.consumed(piece.length),
-    drain: pump,
+    // In a turn of its own: a session that takes everything at once would leave none to anybody else.
+    drain: () => setImmediate(pump),
   });
   pump();
   return {

@@ -143,6 +143,7 @@ function datagramFigures(sent: number, received: number) {
 
 async function takeBulk(bulk: Bulk, run: Run) {
   await Promise.race([bulk.ended, run.ended, run.fromFirstByte(bulk)]);
+  if (run.signal.aborted) throw cancelled();
   if (bulk.startedAt === undefined) {
     throw (
       run.failure ?? new TunnelError('TIMEOUT', `no byte of the speed test within ${PATIENCE_MS / 1000} s`)
@@ -165,6 +166,7 @@ async function measure<T extends Measured<SpeedResult>>(
   const run = await Run.start(peer, request, options);
   try {
     const measured = await Promise.race([work(run), run.failed]);
+    if (options.signal.aborted) throw cancelled();
     const { bytes, durationMs } = measured;
     return {
       ...measured,
@@ -275,6 +277,7 @@ class Run {
   async finalFigures(patienceMs: number): Promise<SpeedFigures> {
     await Promise.race([this.ended, wait(this.durationMs + patienceMs, this.signal)]);
     if (this.failure) throw this.failure;
+    if (this.signal.aborted) throw cancelled();
     if (this.#last?.final) return this.#last;
     throw new TunnelError('TIMEOUT', 'the peer did not tell in time what it has counted');
   }
@@ -344,6 +347,10 @@ export class DatagramInbox {
       }
     }
   }
+}
+
+function cancelled(): TunnelError {
+  return new TunnelError('CANCELLED', 'the speed test was cancelled');
 }
 
 function ratio(lost: number, sent: number): number | undefined {
