@@ -419,16 +419,16 @@ impl RelayServer {
                 let (server, ended) = match Relay::start(options).await {
                     Ok((relay, ended)) => {
                         let server = Self {
-                            relay,
+                            relay: relay.clone(),
                             queue: queue.clone(),
                             waiting: waiting.clone(),
                         };
-                        (Ok(Started(server)), Some(ended))
+                        (Ok(Started(server)), Some((relay, ended)))
                     }
                     Err(failure) => (Err(failure), None),
                 };
                 promise::settle(&queue, resolver, async { server }).await;
-                if let Some(ended) = ended
+                if let Some((_relay, ended)) = ended
                     && let Some(reason) = ended.await
                 {
                     queue.push(Event::RelayEnded(reason));

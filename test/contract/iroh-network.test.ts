@@ -1,6 +1,9 @@
 /** Relays and look-ups of the `iroh` engine, on loopback with a relay of our own. */
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, describe, expect, it } from 'vitest';
@@ -254,6 +257,34 @@ describe('iroh: a relay with a certificate', { timeout: 60_000 }, () => {
     expect(report.relays.map(({ probe }) => probe)).toContain('udp4');
     expect(relay.stats().addressDiscoveries).toBeGreaterThan(0);
     expect(wary.homeRelays.some(({ connected }) => connected)).toBe(false);
+  });
+
+  it.skipIf(!openssl)('asks the ACME directory that it is told of', async () => {
+    let tell!: (url: string) => void;
+    const asked = new Promise<string>((resolve) => {
+      tell = resolve;
+    });
+    const files = { cert: readFileSync(certificate), key: readFileSync(key) };
+    const directory = createServer(files, (request, response) => {
+      tell(request.url ?? '');
+      response.writeHead(503).end();
+    });
+    await once(directory.listen(0, '127.0.0.1'), 'listening');
+    const { port } = directory.address() as AddressInfo;
+    const relay = await relayOn({
+      tls: {
+        domains: ['relay.test'],
+        directory: `https://127.0.0.1:${port}/directory`,
+        contact: ['admin@relay.test'],
+        folder: join(folder, 'acme'),
+        roots: readFileSync(certificate, 'utf8'),
+      },
+    });
+    expect(await asked).toBe('/directory');
+    await relay.close();
+    directory.closeAllConnections();
+    directory.close();
+    await once(directory, 'close');
   });
 
   it('names files that hold none, as BAD_CERTIFICATE', async () => {

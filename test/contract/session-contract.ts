@@ -103,6 +103,9 @@ export function sessionContract(name: string, engine: Engine): void {
           expect(session.path.kind).toMatch(/^(memory|iroh-direct|iroh-relay|webtransport-h[23])$/);
           expect(session.path.rttMs).toBeGreaterThanOrEqual(0);
           session.onPathChange(() => undefined)();
+          expect(session.paths().filter(({ selected }) => selected)).toMatchObject([
+            { kind: session.path.kind, remote: session.path.remote },
+          ]);
         }
       });
 
