@@ -5,6 +5,7 @@ import { exposeBanner } from '../cli/expose-banner.js';
 import { ExposeRights, publicNotice } from '../cli/expose-rights.js';
 import { type ExposeTickets, openTickets, ticketFlags, ticketTerms } from '../cli/expose-tickets.js';
 import { lockIdentity } from '../cli/identity-lock.js';
+import { factsOf } from '../cli/network-facts.js';
 import { bindEndpoint, networkFlags, portFile, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
 import { peersFile, resolvePeer } from '../cli/peer-names.js';
@@ -139,6 +140,7 @@ export default class ExposeCommand extends BaseCommand {
         report: observation.report,
         methods: observation.methods,
         allowsSpeed,
+        facts: factsOf(endpoint),
         resumeTimeoutMs,
       });
       rights.approvals = expose.approvals;

@@ -10,6 +10,7 @@ import { listenForShutdown } from '../cli/shutdown.js';
 import { TunnelError } from '../error.js';
 import { shortNodeId } from '../session/node-id.js';
 import { type PingSummary, pingPeer } from '../tunnel/ping.js';
+import { relayedBecause } from '../tunnel/relayed.js';
 
 const LEAST_INTERVAL_MS = 10;
 
@@ -72,6 +73,18 @@ export default class PingCommand extends BaseCommand {
           }),
       });
       printSummary(output, summary);
+      if (summary.received > 0 && !summary.direct) {
+        const { reason, message, hint } = await relayedBecause(dialled.session, dialled.ways.facts);
+        const peer = ticket.nodeId;
+        output.report({
+          event: 'notice',
+          code: 'relayed',
+          peer,
+          reason,
+          message: `still through a relay: ${message}`,
+          hint,
+        });
+      }
       if (exitCode === undefined) throwUnanswered(summary, label);
     } catch (error) {
       // What a signal cut short is not a failure.

@@ -22,6 +22,7 @@ import { errorEvent, type Report } from './events.js';
 import { decodeOpen, type OpenRequest } from './open.js';
 import { type Grant, ownerSource, type Policy, type Presented, type RightsSource } from './policy.js';
 import { RateLimit } from './rate-limit.js';
+import { type FactsSource, factsMethods } from './relayed.js';
 import { reportConnected } from './report-session.js';
 import { RightsWatch } from './rights-watch.js';
 import { encodeServices } from './services.js';
@@ -57,6 +58,8 @@ export interface ExposeOptions {
   readonly approvalTimeoutMs?: number;
   /** How long a peer's connections wait for a session at most, milliseconds. */
   readonly resumeTimeoutMs?: number;
+  /** What is known of the network here; an admitted peer may ask. */
+  readonly facts?: FactsSource | undefined;
   /** Whether an admitted peer may measure the speed to here. The identity itself may. */
   readonly allowsSpeed?: ((peer: NodeId) => boolean) | undefined;
   /** What an admitted peer may call besides what an expose answers itself. */
@@ -186,6 +189,7 @@ export class Expose {
             },
             ...udp.dispatcher,
             ...speed.dispatcher,
+            ...factsMethods(this.#options.facts),
           });
         },
       });
@@ -219,7 +223,7 @@ export class Expose {
       passive: true,
       onDead: () => session.close(WIRE_CODES.SESSION_LOST, 'the peer does not answer'),
     });
-    reportConnected(peer, this.#options.report);
+    reportConnected(peer, this.#options.report, { facts: this.#options.facts });
     for await (const stream of session.incomingBidirectionalStreams) this.#stream(stream, admitted);
     heartbeat.stop();
     this.#peers.delete(peer);
