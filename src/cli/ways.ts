@@ -24,8 +24,8 @@ export interface Ways {
 
 /** Binds what the ways need. Throws what binding throws, and USAGE when the flags leave no way. */
 export async function openWays(identity: Identity, ticket: Ticket, flags: DialFlags): Promise<Ways> {
-  // A peer that says of no relay where it is may be at the ones that were named here.
-  const relays = ticket.relays.length > 0 ? ticket.relays : (flags.relay ?? []);
+  // The peer may have left the relay that its ticket names, and be at another one that was named here.
+  const relays = [...new Set([...ticket.relays, ...(flags['no-relay'] ? [] : (flags.relay ?? []))])];
   const addresses = new KnownAddresses({ direct: ticket.direct, relays });
   const hints = flags.via === 'iroh' ? [] : (ticket.webtransport ?? []);
   if (flags.via === 'webtransport') {
