@@ -89,12 +89,13 @@ async function main(): Promise<void> {
     say(
       `Mbit/s that arrive in ${seconds} s over a line of ${args.mbit} Mbit/s with a queue of ${Math.round(queueBytes / 1000)} kB`,
     );
+    const tcp = (await wan.near.run('sysctl', ['-n', 'net.ipv4.tcp_congestion_control'])).trim();
     say(
       row([
         'round trip',
         'loss',
         'streams',
-        'TCP',
+        `TCP ${tcp}`,
         ...congestion.map((one) => `tunnel ${one}`),
         'worst delay of the emulator',
       ]),
