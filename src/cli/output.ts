@@ -51,7 +51,10 @@ export function plainOutput(log: Log): Output {
   };
   const sessions = new SessionLines(spinner, line);
   return {
-    print: (_json, lines) => spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`)),
+    print(json, lines) {
+      spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`));
+      if (json.event === 'ready') spinner.start('waiting for a peer');
+    },
     mute(now) {
       muted = now;
       spinner.mute(now);
