@@ -6,6 +6,7 @@ import { EXIT_USAGE, exitCode } from './exit-codes.js';
 import { createLog, LOG_LEVELS, type LogLevel } from './log.js';
 import { describeError, jsonOutput, type Output, plainOutput } from './output.js';
 import { identityPath, type Paths, resolvePaths } from './paths.js';
+import { PeerNames } from './peer-names.js';
 
 export interface CommonFlags {
   readonly identity: string;
@@ -42,11 +43,13 @@ export abstract class BaseCommand extends Command {
   };
 
   readonly paths: Paths = resolvePaths();
+  /** What lines call peers. */
+  readonly names = new PeerNames();
   #output: Output | undefined;
 
   protected output(flags: CommonFlags): Output {
     const log = createLog(flags['log-level'] as LogLevel, flags['log-file']);
-    this.#output = flags.json ? jsonOutput(log) : plainOutput(log);
+    this.#output = flags.json ? jsonOutput(log) : plainOutput(log, this.names);
     return this.#output;
   }
 

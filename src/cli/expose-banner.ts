@@ -1,8 +1,7 @@
 /** What `expose` says to people when it is ready. */
 import { basename, relative } from 'node:path';
 import { formatTarget, type Service } from '../tunnel/spec.js';
-import type { TicketRecord } from '../tunnel/ticket-records.js';
-import { localTime } from './ticket-text.js';
+import { type Access, accessLines } from './who-may-connect.js';
 
 export interface BannerFacts {
   readonly nodeId: string;
@@ -10,8 +9,7 @@ export interface BannerFacts {
   readonly created: boolean;
   readonly services: readonly Service[];
   readonly ticket: string;
-  /** Of the ticket; undefined where it only carries addresses. */
-  readonly record: TicketRecord | undefined;
+  readonly access: Access;
 }
 
 export function exposeBanner({
@@ -20,7 +18,7 @@ export function exposeBanner({
   created,
   services,
   ticket,
-  record,
+  access,
 }: BannerFacts): readonly string[] {
   const specs = services
     .map(({ name, target }) =>
@@ -34,7 +32,7 @@ export function exposeBanner({
       ({ name, target }, index) =>
         `${index === 0 ? 'offers  ' : '        '}  ${name} → ${formatTarget(target)}${target.protocol === 'udp' ? ' (UDP)' : ''}`,
     ),
-    `allows    ${allows(record)}`,
+    ...accessLines(access).map((line, index) => `${index === 0 ? 'allows    ' : '          '}${line}`),
     '',
     'On the other machine run:',
     '',
@@ -52,14 +50,6 @@ export function forwardLine(ticket: string, specs: string): string {
 export function suggestedSpec(name: string, protocol: string, port: number | undefined): string {
   const suffix = protocol === 'udp' ? '/udp' : '';
   return (String(port) === name ? name : `${port ?? 0}:${name}`) + suffix;
-}
-
-function allows(record: TicketRecord | undefined): string {
-  if (!record) return "whoever has a ticket of 'tunnel ticket create'; nobody else";
-  const whom = record.once ? 'the first to use the ticket below' : 'whoever has the ticket below';
-  const until = record.expiresAt === undefined ? '' : ` until ${localTime(record.expiresAt)}`;
-  const paired = record.pair ? '; the first to use it is remembered' : '';
-  return `${whom}${until}, so treat it as a password; nobody else${paired}`;
 }
 
 /** How this program was started, so that the printed line can be run as it is. */

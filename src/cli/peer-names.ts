@@ -16,9 +16,9 @@ export function peersFile(paths: Paths): PeersFile {
 export class PeerNames {
   #nameOf: (nodeId: string) => string | undefined = () => undefined;
 
-  /** `book` is asked anew each time. */
-  from(book: () => PeersBook): void {
-    this.#nameOf = (nodeId) => nameOf(book(), nodeId);
+  /** `nameOf` is asked anew each time. */
+  from(nameOf: (nodeId: string) => string | undefined): void {
+    this.#nameOf = nameOf;
   }
 
   nameOf(nodeId: string): string | undefined {
@@ -29,6 +29,12 @@ export class PeerNames {
   label(nodeId: string): string {
     return this.#nameOf(nodeId) ?? shortNodeId(nodeId);
   }
+}
+
+/** For names only: a book that cannot be read must not keep from what does not need it. */
+export async function loadNames(names: PeerNames, file: PeersFile): Promise<void> {
+  const book = await file.read().catch(() => undefined);
+  if (book) names.from((nodeId) => nameOf(book, nodeId));
 }
 
 /**

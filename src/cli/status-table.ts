@@ -57,12 +57,13 @@ function route({ local, target, service, peer }: TunnelStatus, names: StatusSnap
 
 function sessionCells(session: SessionStatus, { at, names }: StatusSnapshot): readonly string[] {
   const now = Date.parse(at);
-  const { peer, state, since, path, remote, rttMs, lossRatio, error } = session;
+  const state = session.approval === undefined ? session.state : 'waiting for approval';
+  const { peer, since, path, remote, rttMs, lossRatio, error } = session;
   const known = [
     peerLabel(names, peer),
     `${state} ${duration(now - Date.parse(since))}${error ? `: ${error.message}` : ''}`,
   ];
-  if (state !== 'connected') return [...known, '', '', '', ''];
+  if (session.state !== 'connected') return [...known, '', '', '', ''];
   return [...known, path ?? '', remote ?? '', roundTrip(rttMs ?? 0), loss(lossRatio)];
 }
 

@@ -116,7 +116,8 @@ export function downColumns({ now, several }: TableOptions): readonly Column<Of<
       name: 'why',
       width: { least: 10 },
       priority: 1,
-      cell: ({ state, since, error, nextTryAt }) => {
+      cell: ({ state, since, error, nextTryAt, approval }) => {
+        if (approval !== undefined) return `waiting for approval ${duration(now - Date.parse(since))}`;
         const wait = nextTryAt === undefined ? 0 : Date.parse(nextTryAt) - now;
         const next = wait > 500 ? `; next try in ${duration(wait + 500)}` : '; trying now';
         return `${state} ${duration(now - Date.parse(since))}${error ? `: ${error.message}` : ''}${error ? next : ''}`;

@@ -106,7 +106,7 @@ export type TunnelEvent =
   /** Something to know that is no error. */
   | {
       readonly event: 'notice';
-      readonly code: 'small-socket-buffers' | 'udp-not-on-datagrams' | 'ticket-not-saved';
+      readonly code: 'small-socket-buffers' | 'udp-not-on-datagrams' | 'ticket-not-saved' | 'public';
       readonly peer?: NodeId;
       readonly message: string;
       readonly hint?: string;

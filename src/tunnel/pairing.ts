@@ -1,6 +1,6 @@
 /** Puts a peer that a ticket let in into the peers book, so that it needs no ticket later. */
 import type { NodeId } from '../session/node-id.js';
-import { EVERY_SERVICE, findByNodeId, newEntry, type PeersBook } from './peers-book.js';
+import { EVERY_SERVICE, findByNodeId, freeName, newEntry, type PeersBook } from './peers-book.js';
 import type { ServiceSet } from './policy.js';
 
 /** The book with the peer in it, who may reach `services`. What it was denied stays denied. */
@@ -9,12 +9,4 @@ export function paired(book: PeersBook, peer: NodeId, services: ServiceSet): Pee
   const allow = new Map(entry.allow);
   for (const service of services === 'all' ? [EVERY_SERVICE] : services) allow.set(service, undefined);
   return new Map(book).set(name, { ...entry, allow });
-}
-
-/** `peer-3f9a12cd`: to be renamed by who knows whose it is. */
-function freeName(book: PeersBook, peer: NodeId): string {
-  for (let length = 8; ; length += 1) {
-    const name = `peer-${peer.slice(0, length)}`;
-    if (!book.has(name)) return name;
-  }
 }

@@ -90,6 +90,32 @@ function covers(outer: string, inner: string): boolean {
   return outer === inner || inner.startsWith(`${outer}/`);
 }
 
+export interface RecordOptions {
+  readonly allowed: boolean;
+  /** May have `*`. */
+  readonly services: readonly string[];
+  readonly expiresAtMs?: number | undefined;
+  /** For a node that is not in the book yet. */
+  readonly name?: string | undefined;
+}
+
+/** The book with what was decided about a node, which is put into it where it is not. */
+export function recordDecision(book: PeersBook, nodeId: NodeId, options: RecordOptions): PeersBook {
+  const { allowed, services, expiresAtMs } = options;
+  const [name = options.name ?? freeName(book, nodeId), entry = newEntry(nodeId)] =
+    findByNodeId(book, nodeId) ?? [];
+  const decided = allowed ? allowing(entry, services, expiresAtMs) : denying(entry, services);
+  return new Map(book).set(name, decided);
+}
+
+/** `peer-3f9a12cd`: a name for a node that nobody has named. */
+export function freeName(book: PeersBook, nodeId: NodeId): string {
+  for (let length = 8; ; length += 1) {
+    const name = `peer-${nodeId.slice(0, length)}`;
+    if (!book.has(name)) return name;
+  }
+}
+
 export function findByNodeId(book: PeersBook, nodeId: string): readonly [string, PeerEntry] | undefined {
   for (const pair of book) if (pair[1].nodeId === nodeId) return pair;
   return undefined;

@@ -2,7 +2,7 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { dirname } from 'node:path';
 import { systemCode, TunnelError, toTunnelError } from '../error.js';
-import { EMPTY_BOOK, EVERY_SERVICE, nameOf, type PeerEntry, type PeersBook } from './peers-book.js';
+import { EMPTY_BOOK, EVERY_SERVICE, type PeerEntry, type PeersBook } from './peers-book.js';
 import { editPeersBook, parsePeersBook } from './peers-toml.js';
 import type { Held, Rights, RightsSource, ServiceSet } from './policy.js';
 import { badFile, fileStamp, readSafeFile, type SafeFile, updateSafeFile } from './safe-file.js';
@@ -74,7 +74,7 @@ export class LiveBook {
   readonly #timer: NodeJS.Timeout;
   #watcher: FSWatcher | undefined;
   #book: PeersBook;
-  #byId: ReadonlyMap<string, PeerEntry>;
+  #byId: ReadonlyMap<string, Named>;
   /** Whoever wrote it may have been anyone: it takes rights away, and gives none. */
   #trusted = true;
   #stamp: string;
@@ -108,7 +108,7 @@ export class LiveBook {
   }
 
   nameOf(nodeId: string): string | undefined {
-    return nameOf(this.#book, nodeId);
+    return this.#byId.get(nodeId)?.name;
   }
 
   /** Calls back when the book has changed. Answers what ends it. */
@@ -129,8 +129,9 @@ export class LiveBook {
 
   /** Changes the file and follows at once. */
   async update(change: (book: PeersBook) => PeersBook): Promise<void> {
-    await this.#file.update(change);
-    await this.#look();
+    this.#set(await this.#file.update(change));
+    this.#trusted = true;
+    this.#changed();
   }
 
   close(): void {
@@ -193,15 +194,23 @@ export class LiveBook {
       this.#tell(error, 'until that is mended it lets nobody in');
     }
     if (this.#trusted) this.#take(text);
-    for (const listener of [...this.#listeners]) listener();
+    this.#changed();
     return true;
+  }
+
+  #set(book: PeersBook): void {
+    this.#book = book;
+    this.#byId = byId(book);
+  }
+
+  #changed(): void {
+    for (const listener of [...this.#listeners]) listener();
   }
 
   /** A slip of the pen changes nothing: what was read last goes on. */
   #take(text: string | undefined): void {
     try {
-      this.#book = this.#file.parse(text);
-      this.#byId = byId(this.#book);
+      this.#set(this.#file.parse(text));
     } catch (cause) {
       this.#tell(toTunnelError(cause), 'what it said before goes on');
     }
@@ -220,8 +229,12 @@ export class LiveBook {
   }
 }
 
-function byId(book: PeersBook): ReadonlyMap<string, PeerEntry> {
-  return new Map([...book.values()].map((entry) => [entry.nodeId, entry]));
+interface Named extends PeerEntry {
+  readonly name: string;
+}
+
+function byId(book: PeersBook): ReadonlyMap<string, Named> {
+  return new Map([...book].map(([name, entry]) => [entry.nodeId, { ...entry, name }]));
 }
 
 function serviceSet(services: Iterable<string> | undefined): ServiceSet | undefined {

@@ -178,3 +178,16 @@ export function ownerSource(owner: NodeId): RightsSource {
   const held: Held = { current: () => ({ services: 'all', via: 'owner' }) };
   return { admit: ({ peer }) => (peer === owner ? held : undefined) };
 }
+
+/** Whoever comes. */
+export function publicSource(): RightsSource {
+  const held: Held = { current: () => ({ services: 'all', via: 'public' }) };
+  return { admit: () => held };
+}
+
+/** These peers, to every service. */
+export function allowSource(peers: Iterable<NodeId>): RightsSource {
+  const allowed = new Set(peers);
+  const held: Held = { current: () => ({ services: 'all', via: 'allow' }) };
+  return { admit: ({ peer }) => (allowed.has(peer) ? held : undefined) };
+}

@@ -65,6 +65,8 @@ export interface SessionStatus extends Traffic {
   /** Why it is not connected. */
   readonly error?: { readonly code: string; readonly message: string };
   readonly nextTryAt?: string;
+  /** A person there is asked whether to let this side in. */
+  readonly approval?: 'pending';
   readonly theirs?: PeerFigures;
 }
 

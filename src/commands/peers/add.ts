@@ -1,10 +1,10 @@
 import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../../cli/base-command.js';
 import { parsePeer } from '../../cli/peer.js';
+import { peerArgument } from '../../cli/peer-argument.js';
 import { peerJson, peerLines } from '../../cli/peer-lines.js';
 import { looksLikeTicket, peersFile } from '../../cli/peer-names.js';
 import { parseServiceRights } from '../../cli/peer-rights.js';
-import { readStdin } from '../../cli/read-stdin.js';
 import { TunnelError } from '../../error.js';
 import {
   allowing,
@@ -25,8 +25,12 @@ export default class PeersAdd extends BaseCommand {
     '<%= config.bin %> peers add bob <node-id> --allow db --allow dns/udp',
   ];
   static override args = {
-    name: Args.string({ description: 'what to call it', required: true }),
-    peer: Args.string({ description: "a ticket or a node ID; '-' reads it from stdin", required: true }),
+    name: Args.string({ description: 'what to call it', required: true, ignoreStdin: true }),
+    peer: Args.string({
+      description: "a ticket or a node ID; '-' reads it from stdin",
+      required: true,
+      ignoreStdin: true,
+    }),
   };
   static override flags = {
     allow: Flags.string({
@@ -42,7 +46,7 @@ export default class PeersAdd extends BaseCommand {
     const { flags, args } = await this.parse(PeersAdd);
     const output = this.output(flags);
     const name = checkPeerName(args.name);
-    const text = args.peer === '-' ? (await readStdin('a ticket or a node ID')).trim() : args.peer;
+    const { peer: text } = await peerArgument([args.peer], { ticketFile: undefined, command: 'peers add' });
     const given = parsePeer(text);
     const ticket = flags.token ? given : { ...given, token: undefined };
     const rights = parseServiceRights(flags.allow ?? []);

@@ -7,7 +7,9 @@ export default class PeersRemove extends BaseCommand {
   static override description =
     "What it uses by the book is closed at once. A ticket it holds goes on: 'tunnel peers deny' stops that too.";
   static override examples = ['<%= config.bin %> peers remove alice'];
-  static override args = { peer: Args.string({ description: 'a name or a node ID', required: true }) };
+  static override args = {
+    peer: Args.string({ description: 'a name or a node ID', required: true, ignoreStdin: true }),
+  };
 
   async run(): Promise<void> {
     const { flags, args } = await this.parse(PeersRemove);

@@ -9,8 +9,8 @@ export default class PeersRename extends BaseCommand {
   static override summary = 'Give a peer another name';
   static override examples = ['<%= config.bin %> peers rename alice alice-laptop'];
   static override args = {
-    peer: Args.string({ description: 'a name or a node ID', required: true }),
-    name: Args.string({ description: 'the new name', required: true }),
+    peer: Args.string({ description: 'a name or a node ID', required: true, ignoreStdin: true }),
+    name: Args.string({ description: 'the new name', required: true, ignoreStdin: true }),
   };
 
   async run(): Promise<void> {

@@ -6,7 +6,9 @@ import { peersFile, requirePeer } from '../../cli/peer-names.js';
 export default class PeersShow extends BaseCommand {
   static override summary = 'Show what the peers book has of a peer';
   static override examples = ['<%= config.bin %> peers show alice'];
-  static override args = { peer: Args.string({ description: 'a name or a node ID', required: true }) };
+  static override args = {
+    peer: Args.string({ description: 'a name or a node ID', required: true, ignoreStdin: true }),
+  };
 
   async run(): Promise<void> {
     const { flags, args } = await this.parse(PeersShow);
