@@ -64,7 +64,9 @@ export abstract class BaseCommand extends Command {
   protected override async catch(error: unknown): Promise<void> {
     if (error instanceof Errors.ExitError) throw error;
     this.#output?.close();
-    const reason = isUsageError(error) ? usageError(error as Error, this.id ?? '') : toTunnelError(error);
+    const reason = isUsageError(error)
+      ? usageError(error as Error, (this.id ?? '').replaceAll(':', ' '))
+      : toTunnelError(error);
     reportFatal(reason, this.argv.includes('--json'));
     if (this.argv.join(' ').includes('--log-level debug') || this.argv.includes('--log-level=debug')) {
       process.stderr.write(`${reason.stack}\n`);

@@ -125,6 +125,7 @@ describe('tunnel ticket', () => {
     ["'soon'", ['create', '--ttl', 'soon']],
     ["'0'", ['create', '--ttl', '0']],
     ["'a;b'", ['create', '--name', 'a;b']],
+    ['tunnel ticket create --help', ['create', '--nope']],
     ['<ticket>', ['revoke']],
     ['--all', ['revoke', 'x', '--all']],
     ["'nobody'", ['revoke', 'nobody']],

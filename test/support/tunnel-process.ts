@@ -24,6 +24,8 @@ export interface MachineOptions {
   readonly bind?: string;
   /** The limit of open files of its processes. */
   readonly openFiles?: number;
+  /** More of its processes' environment. */
+  readonly env?: Readonly<Record<string, string>>;
   /** What its processes read from stdin; nothing unless given. */
   readonly input?: string;
   /** The largest file its processes may write, in blocks of 512 bytes: beyond it writing fails, as on a full disk. */
@@ -133,7 +135,7 @@ export class TunnelProcess {
     const [program, ...rest] = commandLine([process.execPath, RUN, ...args], options);
     this.#eventTimeoutMs = options.eventTimeoutMs ?? EVENT_TIMEOUT_MS;
     this.child = spawn(program as string, rest, {
-      env: { ...process.env, TUNNEL_HOME: home },
+      env: { ...process.env, ...options.env, TUNNEL_HOME: home },
       stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
     });
     // Left open: who gives a ticket need not end there.
