@@ -72,6 +72,7 @@ export type TunnelErrorCode =
   | 'BAD_TICKET'
   | 'BAD_NODE_ID'
   | 'BAD_IDENTITY'
+  | 'BAD_STATE'
   | 'IDENTITY_LOCKED'
   | 'PORT_IN_USE'
   | 'CANNOT_BIND'

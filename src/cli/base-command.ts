@@ -2,10 +2,12 @@
 import { Command, Errors, Flags } from '@oclif/core';
 import { TunnelError, toTunnelError } from '../error.js';
 import { type Identity, loadIdentity } from '../session/identity.js';
+import { redactTicket } from '../session/ticket.js';
 import { EXIT_USAGE, exitCode } from './exit-codes.js';
 import { createLog, LOG_LEVELS, type LogLevel } from './log.js';
 import { describeError, jsonOutput, type Output, plainOutput } from './output.js';
 import { identityPath, type Paths, resolvePaths } from './paths.js';
+import { PeerNames } from './peer-names.js';
 
 export interface CommonFlags {
   readonly identity: string;
@@ -42,11 +44,13 @@ export abstract class BaseCommand extends Command {
   };
 
   readonly paths: Paths = resolvePaths();
+  /** What lines call peers. */
+  readonly names = new PeerNames();
   #output: Output | undefined;
 
   protected output(flags: CommonFlags): Output {
     const log = createLog(flags['log-level'] as LogLevel, flags['log-file']);
-    this.#output = flags.json ? jsonOutput(log) : plainOutput(log);
+    this.#output = flags.json ? jsonOutput(log) : plainOutput(log, this.names);
     return this.#output;
   }
 
@@ -61,10 +65,12 @@ export abstract class BaseCommand extends Command {
   protected override async catch(error: unknown): Promise<void> {
     if (error instanceof Errors.ExitError) throw error;
     this.#output?.close();
-    const reason = isUsageError(error) ? usageError(error as Error, this.id ?? '') : toTunnelError(error);
+    const reason = isUsageError(error)
+      ? usageError(error as Error, (this.id ?? '').replaceAll(':', ' '))
+      : toTunnelError(error);
     reportFatal(reason, this.argv.includes('--json'));
     if (this.argv.join(' ').includes('--log-level debug') || this.argv.includes('--log-level=debug')) {
-      process.stderr.write(`${reason.stack}\n`);
+      process.stderr.write(`${redactTicket(reason.stack ?? '')}\n`);
     }
     this.exit(reason.code === 'USAGE' ? EXIT_USAGE : exitCode(reason.code));
   }
@@ -81,7 +87,7 @@ export function reportFatal(error: TunnelError, json: boolean): void {
       message,
       ...(hint ? { hint } : {}),
     };
-    process.stdout.write(`${JSON.stringify(event)}\n`);
+    process.stdout.write(`${redactTicket(JSON.stringify(event))}\n`);
   }
   process.stderr.write(`tunnel: ${describeError(error)}\n`);
 }

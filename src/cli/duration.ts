@@ -5,11 +5,11 @@ const UNITS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 
 /** Longer timers do not exist in Node. */
 const MAX_MS = 2 ** 31 - 1;
 
-/** Milliseconds, `least` or more. Throws USAGE, naming the flag. */
-export function parseDuration(text: string, flag: string, least = 0): number {
+/** Milliseconds, from `least` to `most`. Throws USAGE, naming the flag. */
+export function parseDuration(text: string, flag: string, least = 0, most = MAX_MS): number {
   const match = /^(\d+(?:\.\d+)?)(ms|s|m|h|d)?$/.exec(text.trim());
   const ms = match ? Number(match[1]) * (UNITS[match[2] ?? 's'] as number) : Number.NaN;
-  if (!(ms >= least && ms <= MAX_MS)) {
+  if (!(ms >= least && ms <= most)) {
     throw new TunnelError('USAGE', `'${text}' is no time for ${flag}`, {
       hint: `examples: ${flag} 30s, ${flag} 15m, ${flag} 2h`,
     });

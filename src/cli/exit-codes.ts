@@ -29,6 +29,7 @@ const BY_CODE: Partial<Record<TunnelErrorCode, number>> = {
   PROTOCOL: EXIT_PROTOCOL,
   DENIED: EXIT_DENIED,
   BAD_IDENTITY: EXIT_CONFIG,
+  BAD_STATE: EXIT_CONFIG,
 };
 
 export function exitCode(code: TunnelErrorCode): number {

@@ -1,6 +1,7 @@
 /** What `expose` says to people when it is ready. */
 import { basename, relative } from 'node:path';
 import { formatTarget, type Service } from '../tunnel/spec.js';
+import { type Access, accessLines } from './who-may-connect.js';
 
 export interface BannerFacts {
   readonly nodeId: string;
@@ -8,6 +9,7 @@ export interface BannerFacts {
   readonly created: boolean;
   readonly services: readonly Service[];
   readonly ticket: string;
+  readonly access: Access;
 }
 
 export function exposeBanner({
@@ -16,8 +18,13 @@ export function exposeBanner({
   created,
   services,
   ticket,
+  access,
 }: BannerFacts): readonly string[] {
-  const specs = services.map(suggestedSpec).join(' ');
+  const specs = services
+    .map(({ name, target }) =>
+      suggestedSpec(name, target.protocol, target.kind === 'unix' ? undefined : target.port),
+    )
+    .join(' ');
   return [
     `node      ${nodeId}`,
     `identity  ${identityName} (${created ? 'new' : 'saved'})`,
@@ -25,20 +32,24 @@ export function exposeBanner({
       ({ name, target }, index) =>
         `${index === 0 ? 'offers  ' : '        '}  ${name} → ${formatTarget(target)}${target.protocol === 'udp' ? ' (UDP)' : ''}`,
     ),
-    'allows    whoever has the ticket below, so treat it as a password; nobody else',
+    ...accessLines(access).map((line, index) => `${index === 0 ? 'allows    ' : '          '}${line}`),
     '',
     'On the other machine run:',
     '',
-    `  ${programName()} forward '${ticket}' ${specs}`,
+    `  ${forwardLine(ticket, specs)}`,
     '',
   ];
 }
 
-/** The spec that listens on the port the service has here. */
-function suggestedSpec({ name, target }: Service): string {
-  if (target.kind === 'unix') return `0:${name}`;
-  const suffix = target.protocol === 'udp' ? '/udp' : '';
-  return (String(target.port) === name ? name : `${target.port}:${name}`) + suffix;
+/** Exactly what to run on the other machine. */
+export function forwardLine(ticket: string, specs: string): string {
+  return `${programName()} forward '${ticket}' ${specs}`;
+}
+
+/** The spec that listens on the port the service has here; without one, on any. */
+export function suggestedSpec(name: string, protocol: string, port: number | undefined): string {
+  const suffix = protocol === 'udp' ? '/udp' : '';
+  return (String(port) === name ? name : `${port ?? 0}:${name}`) + suffix;
 }
 
 /** How this program was started, so that the printed line can be run as it is. */

@@ -1,5 +1,5 @@
 /** The feed and the actions of a process that shows itself. */
-import type { ChannelQuery, StatusActions, StatusFeed, StatusSnapshot } from '../tunnel/status.js';
+import type { ChannelQuery, Decision, StatusActions, StatusFeed, StatusSnapshot } from '../tunnel/status.js';
 import { EVERY_CHANNEL, type StatusModel } from '../tunnel/status-model.js';
 
 export class LocalFeed implements StatusFeed {
@@ -31,10 +31,13 @@ export class LocalFeed implements StatusFeed {
   }
 }
 
-export function localActions(model: StatusModel): StatusActions {
+/** `decide` is missing where nobody is ever asked. */
+export function localActions(
+  model: StatusModel,
+  decide?: (decision: Decision) => Promise<boolean>,
+): StatusActions {
   return {
     resetChannel: async (_pid, id) => model.resetChannel(id),
-    // Nobody waits to be let in yet, so there is nobody to decide about.
-    decide: async () => false,
+    decide: async (_pid, decision) => decide?.(decision) ?? false,
   };
 }

@@ -3,7 +3,7 @@ import { toTunnelError } from '../error.js';
 import type { Dispatcher } from '../session/rpc-session.js';
 import type { Report } from '../tunnel/events.js';
 import { PeerWatch, statsMethods } from '../tunnel/stats-watch.js';
-import type { StatusSource } from '../tunnel/status.js';
+import type { Decision, StatusSource } from '../tunnel/status.js';
 import { StatusModel, type StatusModelOptions } from '../tunnel/status-model.js';
 import {
   canShowDashboard,
@@ -23,6 +23,8 @@ export interface ObserveOptions extends Omit<StatusModelOptions, 'pid'> {
   /** The folder of the status sockets. */
   readonly runtime: string;
   readonly shutdown: Shutdown;
+  /** Answers a peer that waits to be let in; missing where nobody is ever asked. */
+  readonly decide?: (decision: Decision) => Promise<boolean>;
 }
 
 export interface Observation {
@@ -38,7 +40,7 @@ export interface Observation {
 export async function observe(options: ObserveOptions): Promise<Observation> {
   const { flags, output, runtime, shutdown } = options;
   const model = new StatusModel({ ...options, pid: process.pid });
-  const actions = localActions(model);
+  const actions = localActions(model, options.decide);
   const shows = canShowDashboard(flags);
   // Loads while the endpoint is bound. An error is told where it is awaited.
   if (shows) {

@@ -1,9 +1,10 @@
 /** What commands print: JSON events, one a line, or plain lines for people. */
 import type { TunnelError } from '../error.js';
-import { shortNodeId } from '../session/node-id.js';
+import { printable } from '../session/frame.js';
 import { redactTicket } from '../session/ticket.js';
 import type { TunnelEvent } from '../tunnel/events.js';
 import type { Log } from './log.js';
+import { PeerNames } from './peer-names.js';
 import { Spinner } from './spinner.js';
 
 export interface Output {
@@ -24,32 +25,35 @@ export function jsonOutput(log: Log): Output {
     if (waiting !== '') process.stdout.write(waiting);
     waiting = '';
   };
-  const write = (event: object & { readonly event: string }) => {
-    const { event: name, ...fields } = event;
+  const write = (line: string) => {
     if (waiting === '') setImmediate(flush);
-    waiting += `${JSON.stringify({ event: name, time: new Date().toISOString(), ...fields })}\n`;
+    waiting += `${line}\n`;
   };
   return {
     report(event) {
-      write(event);
+      write(redactTicket(eventLine(event)));
       if (event.event === 'error') log.write('debug', `${event.code} ${event.message}`);
     },
-    print: write,
+    print: (event) => write(eventLine(event)),
     mute: () => undefined,
     close: flush,
   };
 }
 
-export function plainOutput(log: Log): Output {
+function eventLine({ event, ...fields }: object & { readonly event: string }): string {
+  return JSON.stringify({ event, time: new Date().toISOString(), ...fields });
+}
+
+export function plainOutput(log: Log, names: PeerNames = new PeerNames()): Output {
   const spinner = new Spinner();
   let muted = false;
   const line = (text: string) => {
-    if (!muted) spinner.interrupted(() => process.stdout.write(`${text}\n`));
+    if (!muted) spinner.interrupted(() => process.stdout.write(`${redactTicket(text)}\n`));
   };
   const logged = (level: 'warn' | 'debug', text: string) => {
     if (!muted || log.toFile) spinner.interrupted(() => log.write(level, text));
   };
-  const sessions = new SessionLines(spinner, line);
+  const sessions = new SessionLines(spinner, line, names);
   return {
     print(json, lines) {
       spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`));
@@ -64,7 +68,7 @@ export function plainOutput(log: Log): Output {
       switch (event.event) {
         case 'listening':
           line(
-            `listening on ${event.local}${event.protocol === 'udp' ? ' (UDP)' : ''} → ${event.service} @ ${shortNodeId(event.peer)}`,
+            `listening on ${event.local}${event.protocol === 'udp' ? ' (UDP)' : ''} → ${event.service} @ ${names.label(event.peer)}`,
           );
           break;
         case 'session':
@@ -75,19 +79,22 @@ export function plainOutput(log: Log): Output {
           break;
         case 'path':
           line(
-            `path to ${shortNodeId(event.peer)} is now ${event.path} (was ${event.previous}), ${event.rttMs} ms`,
+            `path to ${names.label(event.peer)} is now ${event.path} (was ${event.previous}), ${event.rttMs} ms`,
           );
+          break;
+        case 'approval':
+          for (const text of approvalLines(event, names)) line(text);
           break;
         case 'channel.open':
           logged(
             'debug',
-            `channel ${event.id} ${event.service} @ ${shortNodeId(event.peer)} open, ${event.path}`,
+            `channel ${event.id} ${event.service} @ ${names.label(event.peer)} open, ${event.path}`,
           );
           break;
         case 'channel.close':
           logged(
             'debug',
-            `channel ${event.id} ${event.service} @ ${shortNodeId(event.peer)} closed: ${event.reason}, ` +
+            `channel ${event.id} ${event.service} @ ${names.label(event.peer)} closed: ${event.reason}, ` +
               `${event.bytesIn} B in, ${event.bytesOut} B out, ${event.durationMs} ms${packets(event)}`,
           );
           break;
@@ -102,6 +109,30 @@ export function plainOutput(log: Log): Output {
       }
     },
   };
+}
+
+function approvalLines(
+  { peer, services, decision, from }: Extract<TunnelEvent, { event: 'approval' }>,
+  names: PeerNames,
+): readonly string[] {
+  const who = names.label(peer);
+  switch (decision) {
+    case 'pending':
+      return [
+        '',
+        `‼ ${who} asks to be let in to ${services.join(', ')}, from ${printable(from)}`,
+        `  ${peer}`,
+        `  let it in:  tunnel peers allow ${peer}`,
+        `  or not:     tunnel peers deny ${peer}        (with --once it is asked again the next time)`,
+        '',
+      ];
+    case 'expired':
+      return [`${who} was not let in: nobody decided in time`];
+    case 'withdrawn':
+      return [`${who} does not ask any more`];
+    default:
+      return [`${who} was ${decision}: ${services.join(', ')}`];
+  }
 }
 
 /** What a UDP flow adds to the line of a channel. */
@@ -119,21 +150,30 @@ function packets(event: {
 class SessionLines {
   readonly #line: (text: string) => void;
   readonly #spinner: Spinner;
+  readonly #names: PeerNames;
   /** What the last line said, by peer. */
   readonly #told = new Map<string, string>();
   /** Peers whose session has not been told to be lost. */
   readonly #connected = new Set<string>();
 
-  constructor(spinner: Spinner, line: (text: string) => void) {
+  constructor(spinner: Spinner, line: (text: string) => void, names: PeerNames) {
     this.#spinner = spinner;
     this.#line = line;
+    this.#names = names;
   }
 
   session(event: Extract<TunnelEvent, { event: 'session' }>): void {
-    const peer = shortNodeId(event.peer);
+    const peer = this.#names.label(event.peer);
     switch (event.state) {
       case 'connecting':
-        this.#spinner.start(`connecting to ${peer}`);
+        if (event.approval === undefined) {
+          this.#spinner.start(`connecting to ${peer}`);
+          break;
+        }
+        this.#spinner.start(`waiting for approval by ${peer}`);
+        if (this.#told.get(event.peer) !== event.approval)
+          this.#line(`waiting for approval: somebody at ${peer} has to let you in`);
+        this.#told.set(event.peer, event.approval);
         break;
       case 'connected':
         this.#spinner.stop();

@@ -34,6 +34,11 @@ export function resolvePaths(env: NodeJS.ProcessEnv = process.env, platform = pr
   };
 }
 
+/** Hashes of tickets' tokens, never a token. */
+export function ticketStorePath(paths: Paths): string {
+  return join(paths.state, 'tokens.json');
+}
+
 /** Throws USAGE for a name that could leave the folder. */
 export function identityPath(paths: Paths, name: string): string {
   if (!IDENTITY_NAME.test(name)) {

@@ -1,7 +1,7 @@
 /** Reads the status sockets of this user's processes: once, or for as long as they live. */
 import { connect, type Socket } from 'node:net';
 import { TunnelError } from '../error.js';
-import type { ChannelQuery, StatusActions, StatusFeed, StatusSnapshot } from '../tunnel/status.js';
+import type { ChannelQuery, Decision, StatusActions, StatusFeed, StatusSnapshot } from '../tunnel/status.js';
 import { EVERY_CHANNEL } from '../tunnel/status-model.js';
 import { listSockets, removeStale, socketPath } from './status-folder.js';
 import { LineReader, STATUS_VERSION, type StatusMessage, wireQuery } from './status-wire.js';
@@ -97,7 +97,10 @@ class StatusConnection {
 }
 
 /** A snapshot of every process that answers, in order of their pids. */
-export async function readStatus(folder: string): Promise<readonly StatusSnapshot[]> {
+export async function readStatus(
+  folder: string,
+  query: ChannelQuery = EVERY_CHANNEL,
+): Promise<readonly StatusSnapshot[]> {
   await removeStale(folder);
   const pids = await listSockets(folder);
   const answers = await Promise.all(
@@ -106,12 +109,25 @@ export async function readStatus(folder: string): Promise<readonly StatusSnapsho
         onSnapshot: () => undefined,
         onClosed: () => undefined,
       });
-      const snapshot = await connection.snapshot(EVERY_CHANNEL);
+      const snapshot = await connection.snapshot(query);
       connection.close();
       return snapshot;
     }),
   );
   return answers.filter((snapshot) => snapshot !== undefined);
+}
+
+/** Answers a question of the process `pid`. False when it does not wait any more. Throws UNAVAILABLE. */
+export async function decide(folder: string, pid: number, decision: Decision): Promise<boolean> {
+  const connection = new StatusConnection(socketPath(folder, pid), {
+    onSnapshot: () => undefined,
+    onClosed: () => undefined,
+  });
+  try {
+    return await connection.command({ method: 'decide', decision });
+  } finally {
+    connection.close();
+  }
 }
 
 /** The feed of `tunnel dashboard`: processes appear and leave by themselves. */
@@ -154,8 +170,8 @@ export class RemoteFeed implements StatusFeed, StatusActions {
     return this.#command(pid, { method: 'reset', channel: id });
   }
 
-  decide(pid: number, peer: string, allowed: boolean): Promise<boolean> {
-    return this.#command(pid, { method: 'decide', peer, allowed });
+  decide(pid: number, decision: Decision): Promise<boolean> {
+    return this.#command(pid, { method: 'decide', decision });
   }
 
   close(): void {

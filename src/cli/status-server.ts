@@ -115,9 +115,10 @@ class Client {
   }
 
   async #answer(line: string): Promise<void> {
+    let id: number | undefined;
     try {
       const request = parseRequest(line);
-      const { id } = request;
+      id = request.id;
       switch (request.method) {
         case 'snapshot':
           this.#model.sample();
@@ -133,12 +134,12 @@ class Client {
           break;
         }
         case 'decide': {
-          const ok = await this.#actions.decide(process.pid, request.peer, request.allowed);
+          const ok = await this.#actions.decide(process.pid, request.decision);
           this.#send({ type: 'done', id, ok });
         }
       }
     } catch (error) {
-      this.#fail(error);
+      this.#fail(error, id);
     }
   }
 
@@ -148,9 +149,9 @@ class Client {
     this.#send({ type: 'snapshot', snapshot: this.#model.snapshot(this.#query) });
   }
 
-  #fail(error: unknown): void {
+  #fail(error: unknown, id?: number): void {
     const { code, message } = toTunnelError(error);
-    this.#send({ type: 'error', code, message });
+    this.#send({ type: 'error', ...(id === undefined ? {} : { id }), code, message });
   }
 
   #send(message: StatusMessage): void {

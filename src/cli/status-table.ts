@@ -22,33 +22,48 @@ function processLines(process: StatusSnapshot): readonly string[] {
       ...process.tunnels.map((tunnel) => [
         '',
         tunnel.protocol,
-        route(tunnel),
+        route(tunnel, process.names),
         String(tunnel.open),
         String(tunnel.total),
         bytes(tunnel.bytesOut),
         bytes(tunnel.bytesIn),
       ]),
     ]),
+    ...waiting(process),
     ...align([
       ['', 'PEER', 'STATE', 'PATH', 'ADDRESS', 'RTT', 'LOSS'],
       ...(process.sessions.length === 0 ? [['', 'nobody', '', '', '', '', '']] : []),
-      ...process.sessions.map((session) => ['', ...sessionCells(session, now)]),
+      ...process.sessions.map((session) => ['', ...sessionCells(session, process)]),
     ]),
   ];
 }
 
-function route({ local, target, service, peer }: TunnelStatus): string {
-  if (local === undefined) return `${service} → ${target ?? ''}`;
-  return `${local} → ${service} @ ${shortId(peer ?? '')}`;
+function waiting({ approvals, names }: StatusSnapshot): readonly string[] {
+  return approvals.map(
+    ({ peer, services, from }) =>
+      `  ‼ ${peerLabel(names, peer)} waits to be let in to ${clean(services.join(', '))}, from ${clean(from)}: tunnel peers pending`,
+  );
 }
 
-function sessionCells(session: SessionStatus, now: number): readonly string[] {
-  const { peer, state, since, path, remote, rttMs, lossRatio, error } = session;
+/** A process of an older build tells no names. */
+function peerLabel(names: Readonly<Record<string, string>> | undefined, peer: string): string {
+  return names && Object.hasOwn(names, peer) ? clean(names[peer] ?? '') : shortId(peer);
+}
+
+function route({ local, target, service, peer }: TunnelStatus, names: StatusSnapshot['names']): string {
+  if (local === undefined) return `${service} → ${target ?? ''}`;
+  return `${local} → ${service} @ ${peerLabel(names, peer ?? '')}`;
+}
+
+function sessionCells(session: SessionStatus, { at, names }: StatusSnapshot): readonly string[] {
+  const now = Date.parse(at);
+  const state = session.approval === undefined ? session.state : 'waiting for approval';
+  const { peer, since, path, remote, rttMs, lossRatio, error } = session;
   const known = [
-    shortId(peer),
+    peerLabel(names, peer),
     `${state} ${duration(now - Date.parse(since))}${error ? `: ${error.message}` : ''}`,
   ];
-  if (state !== 'connected') return [...known, '', '', '', ''];
+  if (session.state !== 'connected') return [...known, '', '', '', ''];
   return [...known, path ?? '', remote ?? '', roundTrip(rttMs ?? 0), loss(lossRatio)];
 }
 
@@ -68,5 +83,6 @@ function align(rows: readonly (readonly string[])[]): readonly string[] {
 /** What `tunnel status --json` says of a process. */
 export function statusJson(snapshot: StatusSnapshot): object {
   const { pid, command, nodeId, identity, startedAt, sessions, tunnels, channels, totals } = snapshot;
-  return { pid, command, nodeId, identity, startedAt, sessions, tunnels, channels, totals };
+  const { approvals, names } = snapshot;
+  return { pid, command, nodeId, identity, startedAt, sessions, tunnels, channels, totals, approvals, names };
 }

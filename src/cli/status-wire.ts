@@ -3,7 +3,7 @@
  * its version; then each request is answered by its id, and a watch by snapshots until it is changed.
  */
 import { TunnelError } from '../error.js';
-import type { ChannelQuery, ChannelSort, StatusSnapshot, StatusVersion } from '../tunnel/status.js';
+import type { ChannelQuery, ChannelSort, Decision, StatusSnapshot, StatusVersion } from '../tunnel/status.js';
 
 export const STATUS_VERSION: StatusVersion = 1;
 /** A request is short; a longer line is not one. */
@@ -12,7 +12,7 @@ export const MAX_REQUEST_BYTES = 4096;
 export type StatusRequest =
   | { readonly id: number; readonly method: 'snapshot' | 'watch'; readonly query: WireQuery }
   | { readonly id: number; readonly method: 'reset'; readonly channel: number }
-  | { readonly id: number; readonly method: 'decide'; readonly peer: string; readonly allowed: boolean };
+  | { readonly id: number; readonly method: 'decide'; readonly decision: Decision };
 
 /** As a `ChannelQuery`; no limit is null, since JSON has no infinity. */
 export type WireQuery = Omit<ChannelQuery, 'limit'> & { readonly limit: number | null };
@@ -44,11 +44,15 @@ export function parseRequest(line: string): StatusRequest {
       if (Number.isSafeInteger(from.channel)) return { ...request, method, channel: from.channel as number };
       break;
     case 'decide':
-      if (typeof from.peer === 'string' && typeof from.allowed === 'boolean') {
-        return { ...request, method, peer: from.peer, allowed: from.allowed };
-      }
+      return { ...request, method, decision: parseDecision(Object(from.decision)) };
   }
   throw new TunnelError('PROTOCOL', 'the request names nothing that can be done here');
+}
+
+function parseDecision({ id, allowed, always }: Record<string, unknown>): Decision {
+  if (!Number.isSafeInteger(id) || typeof allowed !== 'boolean' || typeof always !== 'boolean')
+    throw new TunnelError('PROTOCOL', 'the request decides nothing');
+  return { id: id as number, allowed, always };
 }
 
 function parseQuery({ sort, reverse, filter, limit }: Record<string, unknown>): WireQuery {

@@ -2,14 +2,22 @@ import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
 import { exposeBanner } from '../cli/expose-banner.js';
+import { ExposeRights, publicNotice } from '../cli/expose-rights.js';
+import { type ExposeTickets, openTickets, ticketFlags, ticketTerms } from '../cli/expose-tickets.js';
 import { lockIdentity } from '../cli/identity-lock.js';
 import { bindEndpoint, networkFlags, portFile, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
+import { peersFile, resolvePeer } from '../cli/peer-names.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
+import { accessJson, peersByBook } from '../cli/who-may-connect.js';
 import type { Identity } from '../session/identity.js';
 import type { Endpoint } from '../session/session.js';
+import { formatTicket } from '../session/ticket.js';
+import { errorEvent } from '../tunnel/events.js';
+import { LiveBook } from '../tunnel/peers-file.js';
+import { allowSource, publicSource } from '../tunnel/policy.js';
 import { formatTarget, parseTargets } from '../tunnel/spec.js';
 
 export default class ExposeCommand extends BaseCommand {
@@ -20,6 +28,7 @@ export default class ExposeCommand extends BaseCommand {
     '<%= config.bin %> expose 8080',
     '<%= config.bin %> expose web=localhost:3000 db=10.0.0.5:5432 docker=unix:/run/docker.sock',
     '<%= config.bin %> expose dns=udp:53 dns=tcp:53',
+    '<%= config.bin %> expose 8080 --allow alice --ask',
   ];
   static override strict = false;
   static override args = { target: Args.string({ description: 'what to offer', required: true }) };
@@ -27,6 +36,27 @@ export default class ExposeCommand extends BaseCommand {
     ...networkFlags,
     ...resumeFlag,
     ...statsFlags,
+    allow: Flags.string({
+      description: 'let this peer reach every target here (repeatable)',
+      multiple: true,
+      multipleNonGreedy: true,
+      helpValue: '<peer>',
+    }),
+    public: Flags.boolean({
+      description: 'let ANYONE in who learns the node ID, without a ticket',
+      exclusive: ['ask'],
+      default: false,
+    }),
+    ask: Flags.boolean({
+      description: 'let unknown peers wait until you allow or deny them',
+      default: false,
+    }),
+    'ask-timeout': Flags.string({
+      description: 'how long an unknown peer waits to be let in',
+      default: '5m',
+      helpValue: '<time>',
+    }),
+    ...ticketFlags,
     webtransport: Flags.string({
       description: 'also listen here for peers whose network drops UDP (HTTP/2 or HTTP/3)',
       helpValue: '<ip:port>',
@@ -38,6 +68,12 @@ export default class ExposeCommand extends BaseCommand {
     const output = this.output(flags);
     const services = parseTargets(argv as string[]);
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
+    const approvalTimeoutMs = parseDuration(flags['ask-timeout'], '--ask-timeout', 1);
+    const file = peersFile(this.paths);
+    const allowed = await Promise.all((flags.allow ?? []).map((peer) => resolvePeer(peer, file)));
+    const rights = new ExposeRights(await LiveBook.open(file, (error) => rights.report(errorEvent(error))));
+    this.names.from((nodeId) => rights.book.nameOf(nodeId));
+    const terms = ticketTerms(flags);
     const shutdown = listenForShutdown();
     const { identity, created } = await this.loadIdentity(flags);
     const unlock = await lockIdentity(this.paths.runtime, flags.identity);
@@ -55,9 +91,22 @@ export default class ExposeCommand extends BaseCommand {
       flags,
       output,
       shutdown,
+      nameOf: (nodeId) => this.names.nameOf(nodeId),
+      decide: (decision) => rights.decide(decision),
     });
+    rights.report = observation.report;
     let code: number;
+    let tickets: ExposeTickets | undefined;
     try {
+      tickets = await openTickets({
+        paths: this.paths,
+        identity,
+        identityName: flags.identity,
+        services,
+        terms,
+        report: observation.report,
+        book: rights.book,
+      });
       const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
       const { Expose } = await import('../tunnel/expose.js');
       const listening =
@@ -68,21 +117,53 @@ export default class ExposeCommand extends BaseCommand {
         endpoints: listening ? [endpoint, listening.endpoint] : [endpoint],
         identity,
         services,
+        rights: [
+          rights.book.rights(),
+          allowSource(allowed.map(({ nodeId }) => nodeId)),
+          ...(flags.public ? [publicSource()] : []),
+          tickets.rights,
+        ],
+        ask: flags.ask,
+        approvalTimeoutMs,
         report: observation.report,
         methods: observation.methods,
         resumeTimeoutMs,
       });
-      const ticket = expose.ticket({ ...endpoint.addresses(), webtransport: listening?.hints });
+      rights.approvals = expose.approvals;
       const { nodeId } = identity;
-      const banner = exposeBanner({ nodeId, identityName: flags.identity, created, services, ticket });
-      output.print({ event: 'ready', nodeId, ticket, services: offered, pid: process.pid }, banner);
-      await observation.start(expose.source, banner);
+      const reach = () => ({ ...endpoint.addresses(), webtransport: listening?.hints });
+      const { token, record } = tickets;
+      const ticket = formatTicket({ nodeId, ...reach(), token });
+      const identityName = flags.identity;
+      const access = {
+        ticket: record,
+        public: flags.public,
+        ask: flags.ask,
+        allow: allowed.map((peer) => this.names.label(peer.nodeId)),
+        book: peersByBook(rights.book.book, offered),
+      };
+      const banner = exposeBanner({ nodeId, identityName, created, services, ticket, access });
+      output.print(
+        {
+          event: 'ready',
+          nodeId,
+          ticket,
+          services: offered,
+          access: accessJson(access),
+          pid: process.pid,
+        },
+        banner,
+      );
+      if (flags.public) observation.report(publicNotice(nodeId));
+      await observation.start({ ...expose.source, reach }, banner);
       code = await serve(
         { ended: new Promise(() => undefined), close: (ms, signal) => expose.close(ms, signal) },
         shutdown,
       );
     } finally {
+      tickets?.rights.close();
       await observation.close();
+      rights.book.close();
       await unlock();
       shutdown.dispose();
     }

@@ -3,7 +3,9 @@ import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
 import { dialFlags, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
-import { parsePeer } from '../cli/peer.js';
+import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
+import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
+import { rememberAddresses } from '../cli/remember-addresses.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import { parseForwardSpecs } from '../tunnel/spec.js';
@@ -15,15 +17,27 @@ export default class ForwardCommand extends BaseCommand {
   static override examples = [
     "<%= config.bin %> forward 'tunnel://<node-id>?addr=…&token=…' 5432",
     '<%= config.bin %> forward <node-id> 15432:db 0:web',
+    '<%= config.bin %> forward alice 5432',
     '<%= config.bin %> forward <node-id> 5353:dns/udp',
+    '<%= config.bin %> forward --ticket-file ticket.txt 5432',
+    '<%= config.bin %> forward - 5432 < ticket.txt',
   ];
   static override strict = false;
   static override args = {
-    peer: Args.string({ description: 'a ticket or a node ID', required: true }),
-    spec: Args.string({ description: 'where to listen, and for which service', required: true }),
+    peer: Args.string({
+      description: `${PEER_ARGUMENT}, or '-' for a ticket on stdin`,
+      required: false,
+      ignoreStdin: true,
+    }),
+    spec: Args.string({
+      description: 'where to listen, and for which service',
+      required: false,
+      ignoreStdin: true,
+    }),
   };
   static override flags = {
     ...dialFlags,
+    ...ticketFileFlag,
     ...resumeFlag,
     ...statsFlags,
     'reconnect-timeout': Flags.string({
@@ -40,9 +54,15 @@ export default class ForwardCommand extends BaseCommand {
   async run(): Promise<void> {
     const { flags, argv } = await this.parse(ForwardCommand);
     const output = this.output(flags);
-    const [peerText, ...specTexts] = argv as string[];
-    const ticket = parsePeer(peerText as string);
-    const specs = parseForwardSpecs(specTexts);
+    const given = await peerArgument(argv as string[], {
+      ticketFile: flags['ticket-file'],
+      command: 'forward',
+      rest: '<spec>',
+    });
+    const file = peersFile(this.paths);
+    const ticket = await resolvePeer(given.peer, file);
+    await loadNames(this.names, file);
+    const specs = parseForwardSpecs(given.rest);
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
     const giveUp = flags['reconnect-timeout'];
     const reconnectTimeoutMs =
@@ -60,7 +80,9 @@ export default class ForwardCommand extends BaseCommand {
       flags,
       output,
       shutdown,
+      nameOf: (nodeId) => this.names.nameOf(nodeId),
     });
+    const memory = rememberAddresses(file, ticket.nodeId, addresses, observation.report);
     let code: number;
     try {
       const { Forward } = await import('../tunnel/forward.js');
@@ -75,12 +97,13 @@ export default class ForwardCommand extends BaseCommand {
         reconnectTimeoutMs,
         onNetworkChange: networkChange,
         udpIdleMs,
-        report: observation.report,
+        report: memory.report,
         methods: observation.methods(ticket.nodeId),
       });
       await observation.start(forward.source);
       code = await serve(forward, shutdown);
     } finally {
+      await memory.close();
       await observation.close();
       await close();
       shutdown.dispose();

@@ -1,30 +1,47 @@
 import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { dialFlags } from '../cli/network-flags.js';
-import { parsePeer } from '../cli/peer.js';
+import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
+import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { Spinner } from '../cli/spinner.js';
-import { shortNodeId } from '../session/node-id.js';
 
 export default class ServicesCommand extends BaseCommand {
   static override summary = 'List what a peer offers you';
   static override examples = ["<%= config.bin %> services 'tunnel://<node-id>?addr=…&token=…'"];
-  static override args = { peer: Args.string({ description: 'a ticket or a node ID', required: true }) };
-  static override flags = dialFlags;
+  static override args = {
+    peer: Args.string({
+      description: `${PEER_ARGUMENT}, or '-' for a ticket on stdin`,
+      required: false,
+      ignoreStdin: true,
+    }),
+  };
+  static override flags = { ...dialFlags, ...ticketFileFlag };
 
   async run(): Promise<void> {
-    const { flags, args } = await this.parse(ServicesCommand);
+    const { flags, argv } = await this.parse(ServicesCommand);
     const output = this.output(flags);
-    const ticket = parsePeer(args.peer);
+    const given = await peerArgument(argv as string[], {
+      ticketFile: flags['ticket-file'],
+      command: 'services',
+    });
+    const file = peersFile(this.paths);
+    const ticket = await resolvePeer(given.peer, file);
+    await loadNames(this.names, file);
     const { nodeId: peer, token } = ticket;
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
     const { ways, close } = await openWays(identity, ticket, flags);
     const spinner = new Spinner();
-    if (!flags.json) spinner.start(`connecting to ${shortNodeId(peer)}`);
+    if (!flags.json) spinner.start(`connecting to ${this.names.label(peer)}`);
     try {
       const { dialPeer } = await import('../tunnel/dial-peer.js');
       const { listServices } = await import('../tunnel/services.js');
-      const session = await dialPeer({ identity, peer, ways, token });
+      const session = await dialPeer({ identity, peer, ways, token }, undefined, () => {
+        const waiting = `waiting for approval: somebody at ${this.names.label(peer)} has to let you in`;
+        if (flags.json) return;
+        spinner.start(waiting);
+        if (!process.stderr.isTTY) process.stderr.write(`${waiting}\n`);
+      });
       const services = await listServices(session);
       spinner.stop();
       output.print(

@@ -100,6 +100,11 @@ export class AcceptedChannels {
     return this.#open.get(channel.channelId)?.session;
   }
 
+  /** Those that are open, also without a session. */
+  all(): readonly Channel[] {
+    return [...this.#open.values()].map(({ channel }) => channel);
+  }
+
   get(channelId: number): Channel | undefined {
     return this.#open.get(channelId)?.channel;
   }

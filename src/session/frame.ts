@@ -31,6 +31,8 @@ export const FrameType = {
   GOAWAY: 0x11,
   /** JSON: where the sender can be reached now. */
   ADDRESSES: 0x12,
+  /** The acceptor asks a person whether to let the dialler in; said again every few seconds. */
+  PENDING: 0x13,
 } as const;
 
 /** Frames that carry a user's payload. */

@@ -3,7 +3,7 @@
  * goes both ways, identities are proven, and the acceptor decides before it answers anything.
  */
 import { randomBytes } from 'node:crypto';
-import { TunnelError, WIRE_CODES, wireCodeName } from '../error.js';
+import { TunnelError, toTunnelError, WIRE_CODES, wireCodeName } from '../error.js';
 import { decodeAddresses, encodeAddresses } from './addresses.js';
 import { decodeError, encodeError, FrameType, printable } from './frame.js';
 import {
@@ -25,6 +25,8 @@ import type { AddressHints, BidirectionalStream, CloseInfo, Session } from './se
 export const INSTANCE_ID = randomBytes(16).toString('hex');
 const PROOF_LABEL = 'EXPORTER-tunnel/1-identity';
 const HANDSHAKE_TIMEOUT_MS = 15_000;
+/** How often a dialler is told that a person is still being asked. */
+const PENDING_INTERVAL_MS = 5000;
 
 /** A session after HELLO. */
 export interface PeerSession {
@@ -49,15 +51,29 @@ export interface DialHandshake {
   readonly tokens: readonly string[];
   /** How long this side's channels wait for a session, milliseconds; told to the peer. */
   readonly resumeTimeoutMs?: number;
+  /** What this side is going to ask for, where it knows. */
+  readonly wants?: readonly ServiceInfo[];
   /** What the peer may call besides `ping`. */
   readonly dispatcher?: Dispatcher;
+  /** The peer asks a person whether to let this side in. */
+  readonly onPending?: (() => void) | undefined;
   readonly signal?: AbortSignal;
+}
+
+/** For a decision that takes longer than a handshake may. */
+export interface Deliberation {
+  /** Tells the dialler, again and again until it is over. The signal fires when the session has ended. */
+  begin(): AbortSignal;
 }
 
 export interface AcceptHandshake<Grant> {
   readonly identity: Identity;
-  /** Decides who is let in. Undefined denies. */
-  admit(peer: NodeId, tokens: readonly string[]): Grant | undefined;
+  /** Decides who is let in. Undefined denies; what it throws is told to the peer by its code. */
+  admit(
+    peer: NodeId,
+    remote: Hello,
+    deliberation: Deliberation,
+  ): Grant | undefined | Promise<Grant | undefined>;
   /** What `grant` may reach, told to the peer. */
   services(grant: Grant): readonly ServiceInfo[];
   /** What the peer may call besides `ping`. */
@@ -73,14 +89,22 @@ export async function dialHandshake(session: Session, options: DialHandshake): P
     throw closeError(await session.closed);
   }
   const control = new Control(session, stream, 'dialler', EMPTY);
+  const deadline = new Deadline(HANDSHAKE_TIMEOUT_MS);
+  let told = false;
+  control.onPending = () => {
+    deadline.extend();
+    if (!told) options.onPending?.();
+    told = true;
+  };
   control.send({
     ...baseHello(options.identity),
     // Needed where the endpoint has a key of its own, as a forward's has; idle otherwise.
     proof: prove(session, 'dialler', options.identity),
     tokens: options.tokens,
+    ...(options.wants === undefined ? {} : { wants: options.wants }),
     ...(options.resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs: options.resumeTimeoutMs }),
   });
-  const remote = await withTimeout(session, control.hello, HANDSHAKE_TIMEOUT_MS, options.signal);
+  const remote = await withTimeout(session, control.hello, deadline, options.signal);
   // The endpoint was dialled by this very key, so nothing else can stand behind it.
   return control.admit(session.remoteId, remote, { ...BASE_METHODS, ...options.dispatcher });
 }
@@ -91,9 +115,11 @@ export async function acceptHandshake<Grant>(
   options: AcceptHandshake<Grant>,
 ): Promise<{ peer: PeerSession; grant: Grant }> {
   const control = await acceptControlStream(session);
-  const remote = await withTimeout(session, control.hello, HANDSHAKE_TIMEOUT_MS);
+  const remote = await withTimeout(session, control.hello, new Deadline(HANDSHAKE_TIMEOUT_MS));
   const peer = identityOf(session, remote);
-  const grant = options.admit(peer, remote.tokens ?? []);
+  const grant = await deliberate(session, control, (deliberation) =>
+    options.admit(peer, remote, deliberation),
+  );
   if (grant === undefined) {
     throw refuse(session, new TunnelError('DENIED', 'the peer is not allowed to connect'));
   }
@@ -123,6 +149,33 @@ export function sessionMayResume({ by, closeCode }: CloseInfo): boolean {
   return by === 'timeout' || by === 'lost' || closeCode === WIRE_CODES.SESSION_LOST;
 }
 
+/** Throws what `decide` throws, having closed the session with it; or why the session ended meanwhile. */
+async function deliberate<T>(
+  session: Session,
+  control: Control,
+  decide: (deliberation: Deliberation) => T | Promise<T>,
+): Promise<T> {
+  const ended = new AbortController();
+  let timer: NodeJS.Timeout | undefined;
+  try {
+    const decided = await decide({
+      begin: () => {
+        if (timer) return ended.signal;
+        void session.closed.then(() => ended.abort());
+        control.sendPending();
+        timer = setInterval(() => control.sendPending(), PENDING_INTERVAL_MS);
+        return ended.signal;
+      },
+    });
+    if (ended.signal.aborted) throw closeError(await session.closed);
+    return decided;
+  } catch (error) {
+    throw refuse(session, toTunnelError(error));
+  } finally {
+    clearInterval(timer);
+  }
+}
+
 const EMPTY = Buffer.alloc(0);
 const BASE_METHODS: Dispatcher = { ping: (payload) => payload };
 
@@ -136,6 +189,7 @@ class Control {
   #rejectHello!: (error: TunnelError) => void;
   #resolveGoingAway!: (error: TunnelError) => void;
   #onAddresses: ((hints: AddressHints) => void) | undefined;
+  onPending: (() => void) | undefined;
 
   constructor(session: Session, stream: BidirectionalStream, role: 'dialler' | 'acceptor', rest: Buffer) {
     this.#session = session;
@@ -165,6 +219,10 @@ class Control {
     this.#rpc.sendSessionFrame(FrameType.HELLO, encodeHello(hello));
   }
 
+  sendPending(): void {
+    this.#rpc.sendSessionFrame(FrameType.PENDING, EMPTY);
+  }
+
   admit(peer: NodeId, remote: Hello, dispatcher: Dispatcher): PeerSession {
     this.#rpc.setDispatcher(dispatcher);
     this.#rpc.admit();
@@ -192,6 +250,8 @@ class Control {
       this.#resolveGoingAway(new TunnelError(wireCodeName(code), message || 'the peer is about to end'));
     } else if (type === FrameType.ADDRESSES) {
       this.#onAddresses?.(decodeAddresses(payload));
+    } else if (type === FrameType.PENDING) {
+      this.onPending?.();
     }
     // Others are a newer minor version's.
   }
@@ -235,7 +295,7 @@ function identityOf(session: Session, remote: Hello): NodeId {
 
 async function acceptControlStream(session: Session): Promise<Control> {
   const incoming = session.incomingBidirectionalStreams[Symbol.asyncIterator]();
-  const first = await withTimeout(session, incoming.next(), PREAMBLE_TIMEOUT_MS);
+  const first = await withTimeout(session, incoming.next(), new Deadline(PREAMBLE_TIMEOUT_MS));
   if (first.done) throw closeError(await session.closed);
   const stream = first.value;
   return new Promise<Control>((resolve, reject) => {
@@ -274,21 +334,42 @@ function refuse(session: Session, error: TunnelError): TunnelError {
   return error;
 }
 
+/** A time limit that can be set anew. */
+class Deadline {
+  readonly timeoutMs: number;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(timeoutMs: number) {
+    this.timeoutMs = timeoutMs;
+  }
+
+  start(onLate: () => void): void {
+    this.#timer = setTimeout(onLate, this.timeoutMs);
+    this.#timer.unref();
+  }
+
+  extend(): void {
+    this.#timer?.refresh();
+  }
+
+  stop(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+}
+
 async function withTimeout<T>(
   session: Session,
   work: Promise<T>,
-  timeoutMs: number,
+  deadline: Deadline,
   signal?: AbortSignal,
 ): Promise<T> {
-  let timer: NodeJS.Timeout | undefined;
   let onAbort: (() => void) | undefined;
   const limit = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => {
-      reject(
-        refuse(session, new TunnelError('TIMEOUT', `no HELLO from the peer within ${timeoutMs / 1000} s`)),
-      );
-    }, timeoutMs);
-    timer.unref();
+    deadline.start(() => {
+      const seconds = deadline.timeoutMs / 1000;
+      reject(refuse(session, new TunnelError('TIMEOUT', `no HELLO from the peer within ${seconds} s`)));
+    });
     onAbort = () => {
       session.close(0, '');
       reject(new TunnelError('ABORTED', 'the handshake was cancelled'));
@@ -299,7 +380,7 @@ async function withTimeout<T>(
   try {
     return await Promise.race([work, limit]);
   } finally {
-    clearTimeout(timer);
+    deadline.stop();
     if (onAbort) signal?.removeEventListener('abort', onAbort);
   }
 }

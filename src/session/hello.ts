@@ -30,6 +30,8 @@ export interface Hello {
   readonly proof?: string;
   /** Capability tokens, base64url. Dialler only. */
   readonly tokens?: readonly string[];
+  /** What the dialler is going to ask for; absent where it does not know. */
+  readonly wants?: readonly ServiceInfo[];
   readonly supported: readonly string[];
   readonly required: readonly string[];
   /** How long the sender's channels wait for a session, milliseconds. Dialler only. */
@@ -41,7 +43,7 @@ export interface Hello {
 export function encodeHello(hello: Hello): Buffer {
   const body = Buffer.from(JSON.stringify(hello), 'utf8');
   if (body.length <= MAX_CONTROL_BYTES) return body;
-  const { services: _, ...rest } = hello;
+  const { services: _, wants: __, ...rest } = hello;
   return Buffer.from(JSON.stringify(rest), 'utf8');
 }
 
@@ -64,6 +66,7 @@ export function decodeHello(body: Buffer): Hello {
     supported,
     required,
     services,
+    wants,
     resumeTimeoutMs,
   } = value as Record<string, unknown>;
   if (typeof major !== 'number' || !Number.isInteger(major) || major < 0) throw malformed('major');
@@ -83,6 +86,7 @@ export function decodeHello(body: Buffer): Hello {
     supported: textList(supported, 'supported'),
     required: textList(required, 'required'),
     ...(services === undefined ? {} : { services: decodeServices(services) }),
+    ...(wants === undefined ? {} : { wants: decodeWants(wants) }),
     ...(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs }),
   };
 }
@@ -92,6 +96,13 @@ function textList(value: unknown, field: string): readonly string[] {
   if (!value.every((item): item is string => typeof item === 'string' && TEXT.test(item)))
     throw malformed(field);
   return value;
+}
+
+/** Strangers say it, and people are shown it. */
+function decodeWants(value: unknown): readonly ServiceInfo[] {
+  const wants = decodeServices(value);
+  if (wants.length > MAX_LIST) throw malformed('wants');
+  return wants;
 }
 
 /** Throws PROTOCOL. */

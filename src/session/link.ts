@@ -35,8 +35,11 @@ export type LinkState =
   | { readonly state: 'closed'; readonly error: TunnelError | undefined };
 
 export interface LinkOptions {
-  /** Makes an admitted session. Called again and again, also while another call runs; must honour the signal. */
-  dial(signal: AbortSignal): Promise<PeerSession>;
+  /**
+   * Makes an admitted session. Called again and again, also while another call runs; must honour the
+   * signal. While a person at the other side is asked (`onPending`), no further call is made beside it.
+   */
+  dial(signal: AbortSignal, onPending: () => void): Promise<PeerSession>;
   onState(state: LinkState): void;
   /** Whether something waits for the session, or for the peer on it. */
   readonly busy?: () => boolean;
@@ -280,6 +283,7 @@ export class Link {
     let timer: NodeJS.Timeout | undefined;
     let giveUp: NodeJS.Timeout | undefined;
     let done = false;
+    const pending = new Set<AbortController>();
     try {
       return await new Promise<PeerSession>((resolve, reject) => {
         const begin = () => {
@@ -288,22 +292,25 @@ export class Link {
           // The oldest one waits for answers to packets that are long lost.
           if (dials.size > MAX_DIALS) for (const oldest of [...dials].slice(0, 1)) oldest.abort();
           this.#triedAt = performance.now();
-          this.#options.dial(dial.signal).then(
-            (peer) => {
-              // Two may come through: only the first is used.
-              if (done) peer.session.close(WIRE_CODES.SESSION_LOST, 'another dial was faster');
-              done = true;
-              dials.delete(dial);
-              resolve(peer);
-            },
-            (error: unknown) => {
-              dials.delete(dial);
-              const reason = toTunnelError(error, 'UNREACHABLE');
-              if (dials.size > 0 && !FINAL.has(reason.code)) return;
-              done = true;
-              reject(reason);
-            },
-          );
+          this.#options
+            .dial(dial.signal, () => pending.add(dial))
+            .then(
+              (peer) => {
+                // Two may come through: only the first is used.
+                if (done) peer.session.close(WIRE_CODES.SESSION_LOST, 'another dial was faster');
+                done = true;
+                dials.delete(dial);
+                resolve(peer);
+              },
+              (error: unknown) => {
+                dials.delete(dial);
+                pending.delete(dial);
+                const reason = toTunnelError(error, 'UNREACHABLE');
+                if (dials.size > 0 && !FINAL.has(reason.code)) return;
+                done = true;
+                reject(reason);
+              },
+            );
         };
         signal.addEventListener('abort', stop, { once: true });
         begin();
@@ -317,7 +324,7 @@ export class Link {
         }
         this.#dialAgain = begin;
         timer = setInterval(() => {
-          if (this.#urgent()) begin();
+          if (this.#urgent() && pending.size === 0) begin();
         }, DIAL_OVERLAP_MS);
       });
     } finally {

@@ -6,7 +6,7 @@ import { detailOf } from './detail.js';
 import { DetailPage, Footer, Header, HelpPage, InvitationPage } from './frame.js';
 import { type Effect, FIRST_SCREEN, type Key, press, type Screen } from './keys.js';
 import { heights } from './layout.js';
-import { ApprovalsPane, ChannelsPane, EventsPane, PeersPane, TunnelsPane } from './panes.js';
+import { APPROVAL_ROWS, ApprovalsPane, ChannelsPane, EventsPane, PeersPane, TunnelsPane } from './panes.js';
 import { type View, viewOf } from './view.js';
 
 export interface DashboardProps {
@@ -42,7 +42,7 @@ export function Dashboard(props: DashboardProps): ReactElement {
   const alone = useRef(true);
   if (view.peers.length > 0) alone.current = false;
   const inviting = alone.current && invitation !== undefined && screen.mode === 'panes';
-  const body = rows - 2 - Math.min(1, view.approvals.length);
+  const body = rows - 2 - (view.approvals.length > 0 ? APPROVAL_ROWS : 0);
   const sizes = heights({
     rows: body,
     focus: screen.pane,
@@ -149,8 +149,10 @@ async function carryOut(
         );
         break;
       case 'decide': {
-        const done = await actions.decide(effect.pid, effect.peer, effect.allowed);
-        say(done ? `${effect.allowed ? 'allowed' : 'denied'} ${effect.peer}` : 'it does not wait any more');
+        const { pid, id, who, allowed, always } = effect;
+        const done = await actions.decide(pid, { id, allowed, always });
+        const how = `${allowed ? 'allowed' : 'denied'} ${who}${always ? ', from now on' : ', this once'}`;
+        say(done ? how : `${who} does not wait any more`);
       }
     }
   } catch (error) {

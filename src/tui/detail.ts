@@ -1,6 +1,6 @@
 /** The selected row in full, as lines of a name and a value. */
 import type { ChannelStatus, SessionStatus, StatusEvent } from '../tunnel/status.js';
-import { bytes, duration, loss, rate, roundTrip, sparkline } from './format.js';
+import { bytes, duration, loss, rate, roundTrip, shortId, sparkline } from './format.js';
 import type { Screen } from './keys.js';
 import { wrap } from './text.js';
 import type { Of, TunnelRow, View } from './view.js';
@@ -80,6 +80,11 @@ function channelDetail(channel: Of<ChannelStatus>): Detail {
   };
 }
 
+/** Whether the peers book has a name for it. */
+function named({ who, peer }: { readonly who: string; readonly peer: string }): boolean {
+  return who !== shortId(peer);
+}
+
 function peerDetail(peer: Of<SessionStatus>, now: number): Detail {
   const { theirs } = peer;
   const both = (name: string, here: string, there: string | undefined) => ({
@@ -88,6 +93,7 @@ function peerDetail(peer: Of<SessionStatus>, now: number): Detail {
   });
   const state = `${peer.state} for ${duration(now - Date.parse(peer.since))}`;
   const lines: DetailLine[] = [
+    ...(named(peer) ? [{ name: 'name', value: peer.who }] : []),
     { name: 'node ID', value: peer.peer },
     { name: 'state', value: peer.error ? `${state}: ${peer.error.code} ${peer.error.message}` : state },
   ];

@@ -97,6 +97,11 @@ export function Footer({ view, screen, width, color, hasInvitation }: FooterProp
     }
     case 'confirm-quit':
       return say(`stop? ${view.open} channels are open and get 10 s to end.  y yes  n no`);
+    case 'decide': {
+      const { who, services, allowed } = screen.deciding ?? { who: '', services: '', allowed: false };
+      const what = allowed ? `let ${who} in to ${services}` : `deny ${who}`;
+      return say(`1 this once  2 always  esc not now: ${what}?`);
+    }
     case 'help':
     case 'invitation':
       return say('any key goes back');
@@ -104,6 +109,7 @@ export function Footer({ view, screen, width, color, hasInvitation }: FooterProp
   if (screen.notice !== undefined) return say(screen.notice);
   const keys: (readonly [string, string])[] = [...KEYS];
   if (hasInvitation) keys.splice(2, 0, ['t', 'ticket']);
+  if (view.approvals.length > 0) keys.unshift(['a', 'allow'], ['d', 'deny']);
   if (screen.mode === 'detail') keys.splice(2, 0, ['esc', 'back']);
   const segments: Segment[] = [];
   let used = 1;
@@ -162,7 +168,7 @@ const HELP: readonly { readonly name: string; readonly value: string }[] = [
   { name: 's  S', value: 'sort channels by the next field; turn round' },
   { name: 'p  space', value: 'hold the screen still; the tunnel goes on' },
   { name: 'x', value: 'reset the selected channel, after asking' },
-  { name: 'a  d', value: 'allow or deny the peer that waits' },
+  { name: 'a  d', value: 'allow or deny the peer that waits; asks how' },
   { name: 't', value: 'expose: the line for the other machine' },
   { name: 'q', value: 'quit; open channels get 10 s. Ctrl-C too' },
   { name: '', value: '' },

@@ -1,5 +1,5 @@
 /** What keys do: from one state of the screen to the next, and what the process is asked for. Pure. */
-import type { ChannelSort } from '../tunnel/status.js';
+import type { Approval, ChannelSort } from '../tunnel/status.js';
 import type { View } from './view.js';
 
 export const PANES = ['tunnels', 'peers', 'channels', 'events'] as const;
@@ -9,7 +9,15 @@ const SORTS: readonly ChannelSort[] = ['rate', 'bytes', 'age', 'id', 'service', 
 /** Channels a view asks for at first, and more each time the selection comes near their end. */
 export const FIRST_LIMIT = 500;
 
-export type Mode = 'panes' | 'detail' | 'filter' | 'help' | 'invitation' | 'confirm-reset' | 'confirm-quit';
+export type Mode =
+  | 'panes'
+  | 'detail'
+  | 'filter'
+  | 'help'
+  | 'invitation'
+  | 'confirm-reset'
+  | 'confirm-quit'
+  | 'decide';
 
 export interface Screen {
   readonly mode: Mode;
@@ -23,6 +31,16 @@ export interface Screen {
   readonly paused: boolean;
   /** What was answered last, until the next key. */
   readonly notice: string | undefined;
+  /** The question that is being answered; others may come and go meanwhile. */
+  readonly deciding?: Deciding | undefined;
+}
+
+export interface Deciding {
+  readonly pid: number;
+  readonly id: number;
+  readonly who: string;
+  readonly services: string;
+  readonly allowed: boolean;
 }
 
 export const FIRST_SCREEN: Screen = {
@@ -58,7 +76,7 @@ export type Effect =
   | { readonly do: 'quit' }
   | { readonly do: 'interrupt' }
   | { readonly do: 'reset'; readonly pid: number; readonly id: number }
-  | { readonly do: 'decide'; readonly pid: number; readonly peer: string; readonly allowed: boolean };
+  | ({ readonly do: 'decide'; readonly always: boolean } & Deciding);
 
 export interface Pressed {
   readonly screen: Screen;
@@ -86,6 +104,8 @@ export function press(before: Screen, key: Key, around: Surroundings): Pressed {
       if (key.input === 'y' || key.input === 'q')
         return { screen: { ...screen, mode: 'panes' }, effect: { do: 'quit' } };
       return { screen: { ...screen, mode: 'panes' } };
+    case 'decide':
+      return decided(screen, key);
     case 'help':
     case 'invitation':
       return { screen: { ...screen, mode: 'panes' } };
@@ -129,7 +149,7 @@ function command(screen: Screen, key: Key, around: Surroundings): Pressed {
       return { screen: askReset(screen, view) };
     case 'a':
     case 'd':
-      return decide(screen, view, key.input === 'a');
+      return { screen: askDecision(screen, view, key.input === 'a') };
     case 't':
       if (around.hasInvitation) return { screen: { ...screen, mode: 'invitation' } };
       return { screen };
@@ -210,10 +230,25 @@ function confirmReset(screen: Screen, key: Key, view: View): Pressed {
   return { screen: next, effect: { do: 'reset', pid: channel.pid, id: channel.id } };
 }
 
-function decide(screen: Screen, view: View, allowed: boolean): Pressed {
-  const first = view.approvals[0];
-  if (!first) return { screen: { ...screen, notice: 'nobody waits to be let in' } };
-  return { screen, effect: { do: 'decide', pid: first.pid, peer: first.peer, allowed } };
+function askDecision(screen: Screen, view: View, allowed: boolean): Screen {
+  const [first] = view.approvals;
+  if (!first) return { ...screen, notice: 'nobody waits to be let in' };
+  const { pid, id, who } = first;
+  return { ...screen, mode: 'decide', deciding: { pid, id, who, services: asksFor(first), allowed } };
+}
+
+function decided({ deciding, ...screen }: Screen, key: Key): Pressed {
+  const next: Screen = { ...screen, mode: 'panes' };
+  if (!deciding || (key.input !== '1' && key.input !== '2')) {
+    return { screen: { ...next, notice: 'not decided' } };
+  }
+  return { screen: next, effect: { do: 'decide', ...deciding, always: key.input === '2' } };
+}
+
+/** What a waiting peer wants. */
+export function asksFor({ services, everything, more }: Approval): string {
+  const names = services.join(', ') + (more > 0 ? ` and ${more} more` : '');
+  return everything ? `everything: ${names}` : names;
 }
 
 // ---- the filter

@@ -1,7 +1,8 @@
 /** The panes: tables of what the snapshots have, in as many rows as they are given. */
 import type { ReactElement } from 'react';
 import { type Column, cells, place } from './columns.js';
-import { type Pane, type Screen, selectedIndex } from './keys.js';
+import { duration, shortId } from './format.js';
+import { asksFor, type Pane, type Screen, selectedIndex } from './keys.js';
 import { firstRow } from './layout.js';
 import { Line, Title } from './line.js';
 import { channelColumns, downColumns, eventColumns, peerColumns, tunnelColumns } from './tables.js';
@@ -77,6 +78,8 @@ export function EventsPane(props: PaneProps): ReactElement {
   );
 }
 
+export const APPROVAL_ROWS = 3;
+
 /** Who waits to be let in. Nothing at all when nobody does; the loudest thing on the screen otherwise. */
 export function ApprovalsPane({
   view,
@@ -85,9 +88,29 @@ export function ApprovalsPane({
 }: Omit<PaneProps, 'height' | 'screen'>): ReactElement | null {
   const [first, ...others] = view.approvals;
   if (!first) return null;
-  const more = others.length === 0 ? '' : `, and ${others.length} more`;
-  const text = `‼ ${first.peer} asks for ${first.services.join(', ')}${more}:  a allow  d deny`;
-  return <Line selected width={width} color={color} segments={[{ text, bold: true, color: 'magenta' }]} />;
+  const { who, peer, from, until } = first;
+  const name = who === shortId(peer) ? who : `${who} (${shortId(peer)})`;
+  const left = duration(Date.parse(until) - view.now);
+  const more = others.length === 0 ? '' : `, ${others.length} more behind it`;
+  const keys = ['who', 'what', 'id'];
+  const rows = [
+    `‼ ${name} WAITS TO BE LET IN:  a allow  d deny   ${left} left${more}`,
+    `  asks for ${asksFor(first)}, from ${from}`,
+    `  ${peer}`,
+  ];
+  return (
+    <>
+      {rows.map((text, row) => (
+        <Line
+          key={keys[row]}
+          selected
+          width={width}
+          color={color}
+          segments={[{ text, bold: true, color: 'magenta' }]}
+        />
+      ))}
+    </>
+  );
 }
 
 interface TableProps<Row> extends PaneProps {

@@ -9,7 +9,6 @@ import {
   rate,
   rateOrIdle,
   roundTrip,
-  shortId,
   sparkline,
   timeOfDay,
 } from './format.js';
@@ -34,9 +33,9 @@ export function tunnelColumns({ now, several }: TableOptions): readonly Column<O
     { name: 'route', width: { most: 44 }, priority: 1, cell: route },
     {
       name: 'peer',
-      width: { most: 11 },
+      width: { most: 18 },
       priority: 5,
-      cell: ({ peer }) => (peer === undefined ? '' : `@ ${shortId(peer)}`),
+      cell: ({ who }) => (who === '' ? '' : `@ ${who}`),
       style: () => NAME,
     },
     { name: 'open', width: 9, priority: 2, align: 'right', cell: ({ open }) => `${open} open` },
@@ -69,7 +68,7 @@ export function peerColumns({ now, several }: TableOptions): readonly Column<Of<
       style: ({ state }) => (state === 'connected' ? { color: 'green' } : WARNING),
     },
     ...pidColumn<Of<SessionStatus>>(several),
-    { name: 'peer', width: 9, priority: 1, cell: ({ peer }) => shortId(peer), style: () => NAME },
+    { name: 'peer', width: { most: 16 }, priority: 1, cell: ({ who }) => who, style: () => NAME },
     { name: 'path', width: { most: 15 }, priority: 2, cell: ({ path }) => path ?? '' },
     {
       name: 'remote',
@@ -112,12 +111,13 @@ export function downColumns({ now, several }: TableOptions): readonly Column<Of<
   return [
     { name: 'state', width: 1, priority: 1, cell: () => '◌', style: () => WARNING },
     ...pidColumn<Of<SessionStatus>>(several),
-    { name: 'peer', width: 9, priority: 1, cell: ({ peer }) => shortId(peer), style: () => NAME },
+    { name: 'peer', width: { most: 16 }, priority: 1, cell: ({ who }) => who, style: () => NAME },
     {
       name: 'why',
       width: { least: 10 },
       priority: 1,
-      cell: ({ state, since, error, nextTryAt }) => {
+      cell: ({ state, since, error, nextTryAt, approval }) => {
+        if (approval !== undefined) return `waiting for approval ${duration(now - Date.parse(since))}`;
         const wait = nextTryAt === undefined ? 0 : Date.parse(nextTryAt) - now;
         const next = wait > 500 ? `; next try in ${duration(wait + 500)}` : '; trying now';
         return `${state} ${duration(now - Date.parse(since))}${error ? `: ${error.message}` : ''}${error ? next : ''}`;
@@ -132,7 +132,7 @@ export function channelColumns({ several }: TableOptions): readonly Column<Of<Ch
     { name: 'id', width: 6, priority: 1, align: 'right', cell: ({ id }) => String(id) },
     ...pidColumn<Of<ChannelStatus>>(several),
     { name: 'service', width: { most: 24 }, priority: 1, cell: ({ service }) => service, style: () => NAME },
-    { name: 'peer', width: 9, priority: 5, cell: ({ peer }) => shortId(peer) },
+    { name: 'peer', width: { most: 16 }, priority: 5, cell: ({ who }) => who },
     {
       name: 'address',
       width: { most: 24 },
@@ -174,9 +174,9 @@ export function eventColumns({ several }: TableOptions): readonly Column<Of<Stat
     },
     {
       name: 'peer',
-      width: 9,
+      width: { most: 16 },
       priority: 3,
-      cell: ({ peer }) => (peer === undefined ? '' : shortId(peer)),
+      cell: ({ who }) => who,
       style: () => NAME,
     },
     {

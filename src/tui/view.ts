@@ -8,9 +8,15 @@ import type {
   StatusSnapshot,
   TunnelStatus,
 } from '../tunnel/status.js';
+import { shortId } from './format.js';
 
 /** A row knows which process it belongs to, and has a key that stays its own while others come and go. */
-export type Of<T> = T & { readonly pid: number; readonly rowKey: string };
+export type Of<T> = T & {
+  readonly pid: number;
+  readonly rowKey: string;
+  /** What its peer is called: the name in the peers book, or the short node ID. Empty without a peer. */
+  readonly who: string;
+};
 
 export interface TunnelRow extends Of<TunnelStatus> {
   /** The state of the link it needs; an exposed service needs none. */
@@ -28,16 +34,24 @@ export interface View {
   readonly open: number;
   readonly closed: readonly Of<ChannelStatus>[];
   readonly events: readonly Of<StatusEvent>[];
-  readonly approvals: readonly (Approval & { readonly pid: number })[];
+  readonly approvals: readonly Of<Approval>[];
 }
 
 export function viewOf(
   processes: readonly StatusSnapshot[],
   query: { readonly sort: ChannelSort; readonly reverse: boolean; readonly filter: string },
 ): View {
-  const all = <T>(rows: (process: StatusSnapshot) => readonly T[], key: (row: T) => string | number) =>
+  const all = <T extends { readonly peer?: string }>(
+    rows: (process: StatusSnapshot) => readonly T[],
+    key: (row: T) => string | number,
+  ) =>
     processes.flatMap((process) =>
-      rows(process).map((row) => ({ ...row, pid: process.pid, rowKey: `${process.pid}/${key(row)}` })),
+      rows(process).map((row) => ({
+        ...row,
+        pid: process.pid,
+        rowKey: `${process.pid}/${key(row)}`,
+        who: who(process, row.peer),
+      })),
     );
   const channels = all(
     ({ channels }) => channels,
@@ -65,7 +79,10 @@ export function viewOf(
       ({ id }) => id,
     ),
     events: several ? events.sort((a, b) => (a.at < b.at ? -1 : a.at > b.at ? 1 : a.seq - b.seq)) : events,
-    approvals: processes.flatMap(({ pid, approvals }) => approvals.map((one) => ({ ...one, pid }))),
+    approvals: all(
+      ({ approvals }) => approvals,
+      ({ id }) => id,
+    ),
   };
 }
 
@@ -73,10 +90,18 @@ export function sum<T>(rows: readonly T[], value: (row: T) => number): number {
   return rows.reduce((total, row) => total + value(row), 0);
 }
 
-function tunnelRows({ pid, tunnels, sessions }: StatusSnapshot): readonly TunnelRow[] {
+/** A process of an older build tells no names. */
+function who({ names = {} }: { readonly names?: Readonly<Record<string, string>> }, peer?: string): string {
+  if (peer === undefined) return '';
+  return (Object.hasOwn(names, peer) ? names[peer] : undefined) ?? shortId(peer);
+}
+
+function tunnelRows(process: StatusSnapshot): readonly TunnelRow[] {
+  const { pid, tunnels, sessions } = process;
   return tunnels.map((tunnel) => ({
     ...tunnel,
     pid,
+    who: who(process, tunnel.peer),
     rowKey: `${pid}/${tunnel.key}`,
     session: tunnel.peer === undefined ? undefined : sessions.find(({ peer }) => peer === tunnel.peer),
   }));

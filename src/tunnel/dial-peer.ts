@@ -1,6 +1,7 @@
 /** One admitted session with a peer: what a link dials again and again, and what one-shot commands dial once. */
 import type { KnownAddresses } from '../session/addresses.js';
 import { dialHandshake, type PeerSession } from '../session/handshake.js';
+import type { ServiceInfo } from '../session/hello.js';
 import type { Identity } from '../session/identity.js';
 import type { NodeId } from '../session/node-id.js';
 import type { Dispatcher } from '../session/rpc-session.js';
@@ -17,19 +18,27 @@ export interface Dialler {
   readonly addresses?: KnownAddresses;
   /** How long connections wait for a session, milliseconds. */
   readonly resumeTimeoutMs?: number;
+  /** What this side is going to ask for, where it knows. */
+  readonly wants?: readonly ServiceInfo[];
   /** What the peer may call besides `ping`. */
   readonly dispatcher?: Dispatcher | undefined;
 }
 
-/** Throws UNREACHABLE, DENIED, VERSION, ABORTED and what else the handshake throws. */
-export async function dialPeer(dialler: Dialler, signal?: AbortSignal): Promise<PeerSession> {
-  const { identity, ways, token, addresses, resumeTimeoutMs, dispatcher } = dialler;
+/** `onPending` is called when a person there is asked. Throws UNREACHABLE, DENIED, VERSION, ABORTED and what else the handshake throws. */
+export async function dialPeer(
+  dialler: Dialler,
+  signal?: AbortSignal,
+  onPending?: () => void,
+): Promise<PeerSession> {
+  const { identity, ways, token, addresses, resumeTimeoutMs, wants, dispatcher } = dialler;
   const session = await connectFirst(ways, signal);
   const peer = await dialHandshake(session, {
     identity,
     tokens: token === undefined ? [] : [token],
     ...(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs }),
+    ...(wants === undefined ? {} : { wants }),
     ...(dispatcher ? { dispatcher } : {}),
+    onPending,
     ...(signal ? { signal } : {}),
   });
   if (addresses) remember(peer, addresses);

@@ -6,6 +6,11 @@ import type { Protocol } from './spec.js';
 
 export type SessionState = 'connecting' | 'connected' | 'reconnecting' | 'closed';
 
+/**
+ * `expired`: nobody decided in time. `withdrawn`: the peer went away.
+ */
+export type ApprovalDecision = 'pending' | 'allowed' | 'denied' | 'expired' | 'withdrawn';
+
 export type TunnelEvent =
   | {
       readonly event: 'listening';
@@ -29,6 +34,19 @@ export type TunnelEvent =
       readonly waiting?: number;
       /** What is reached through it; of a forward. */
       readonly services?: readonly string[];
+      /** A person at the peer is asked whether to let this side in; only while `connecting`. */
+      readonly approval?: 'pending';
+    }
+  /** A peer asks to be let in, and what became of that. */
+  | {
+      readonly event: 'approval';
+      /** Which question; of this process. */
+      readonly id: number;
+      readonly peer: NodeId;
+      readonly services: readonly string[];
+      readonly decision: ApprovalDecision;
+      /** Where it comes from: `ip:port`, or the relay's URL. */
+      readonly from: string;
     }
   /** A session is back, and every connection that waited for it has gone on or ended. */
   | {
@@ -88,7 +106,7 @@ export type TunnelEvent =
   /** Something to know that is no error. */
   | {
       readonly event: 'notice';
-      readonly code: 'small-socket-buffers' | 'udp-not-on-datagrams';
+      readonly code: 'small-socket-buffers' | 'udp-not-on-datagrams' | 'ticket-not-saved' | 'public';
       readonly peer?: NodeId;
       readonly message: string;
       readonly hint?: string;

@@ -13,15 +13,17 @@ import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { SYNC_METHOD } from '../session/opened-channels.js';
 import { type Preamble, readPreamble, StreamKind } from '../session/preamble.js';
 import { decodeLists, decodeResume } from '../session/resume.js';
-import type { Dispatcher } from '../session/rpc-session.js';
-import type { AddressHints, BidirectionalStream, CloseInfo, Endpoint, Session } from '../session/session.js';
-import { formatTicket, type Ticket } from '../session/ticket.js';
+import type { Dispatcher, RpcHandler } from '../session/rpc-session.js';
+import type { BidirectionalStream, CloseInfo, Endpoint, Session } from '../session/session.js';
+import { Admission } from './admission.js';
+import type { Approvals } from './approvals.js';
 import { ChannelTable, statusSource } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
 import { decodeOpen, type OpenRequest } from './open.js';
-import { type Grant, Policy, ticketToken } from './policy.js';
+import { type Grant, ownerSource, type Policy, type Presented, type RightsSource } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
+import { RightsWatch } from './rights-watch.js';
 import { encodeServices } from './services.js';
 import { formatTarget, type Service } from './spec.js';
 import type { StatusSource } from './status.js';
@@ -46,6 +48,12 @@ export interface ExposeOptions {
   readonly identity: Identity;
   readonly services: readonly Service[];
   readonly report: Report;
+  /** Who may have what, besides the identity itself. */
+  readonly rights?: readonly RightsSource[];
+  /** Peers without a right wait for a person to decide; otherwise they are denied. */
+  readonly ask?: boolean;
+  /** How long they wait, milliseconds. */
+  readonly approvalTimeoutMs?: number;
   /** How long a peer's connections wait for a session at most, milliseconds. */
   readonly resumeTimeoutMs?: number;
   /** What an admitted peer may call besides what an expose answers itself. */
@@ -63,7 +71,7 @@ interface Admitted {
 export class Expose {
   readonly #options: ExposeOptions;
   readonly #policy: Policy;
-  readonly #token: string;
+  readonly #admission: Admission;
   readonly #channels: ChannelTable;
   readonly #udp: UdpExits;
   readonly #sessions = new Set<Session>();
@@ -74,7 +82,10 @@ export class Expose {
   /** A process was forgotten that may still come back. */
   #forgot = false;
   readonly #detached = new DetachedChannels();
-  readonly #services = new WeakMap<Channel, string>();
+  /** What each channel is for, and by what right. */
+  readonly #services = new WeakMap<Channel, { readonly name: string; readonly grant: Grant }>();
+  readonly #grants = new Map<PeerSession, Grant>();
+  readonly #rights: RightsWatch;
   readonly #endWatch: () => void;
   readonly source: StatusSource;
   readonly #denials = new RateLimit(DENIALS_PER_SECOND);
@@ -84,24 +95,36 @@ export class Expose {
   /** Starts accepting at once. */
   constructor(options: ExposeOptions) {
     this.#options = options;
-    this.#token = ticketToken(options.identity, options.services);
-    this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
+    this.#admission = new Admission({
+      ...options,
+      rights: [ownerSource(options.identity.nodeId), ...(options.rights ?? [])],
+    });
+    this.#policy = this.#admission.policy;
+    this.#rights = new RightsWatch(this.#policy, {
+      grants: () => this.#allGrants(),
+      enforce: () => this.#enforce(),
+    });
     this.#channels = new ChannelTable(options.report);
     this.#udp = new UdpExits({ report: options.report, flows: this.#channels.flows });
-    this.source = statusSource(this.#channels, () => this.#peers);
+    this.source = {
+      ...statusSource(this.#channels, () => this.#peers),
+      approvals: () => this.approvals?.list() ?? [],
+    };
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
     this.#endWatch = watchNetwork(() => void this.#networkChanged());
   }
 
-  /** The URL that lets its holder in, at the addresses given. A secret. */
-  ticket(hints: AddressHints & Pick<Ticket, 'webtransport'>): string {
-    return formatTicket({ nodeId: this.#options.identity.nodeId, ...hints, token: this.#token });
+  /** Who waits to be let in, if anybody is asked; and the answers to that. */
+  get approvals(): Approvals | undefined {
+    return this.#admission.approvals;
   }
 
   /** Takes no new channels, waits up to `drainMs` for the open ones, then resets what is left. */
   async close(drainMs: number, signal?: AbortSignal): Promise<void> {
     this.#closing = true;
     this.#endWatch();
+    this.#rights.close();
+    this.#admission.close();
     const error = new TunnelError('SHUTDOWN', 'the peer is shutting down');
     for (const peer of this.#peers) peer.goAway(error);
     await this.#channels.drain(drainMs, signal);
@@ -127,16 +150,26 @@ export class Expose {
     this.#handshakes += 1;
     let admitted: Admitted;
     let udp: UdpConnection | undefined;
+    let shaking = true;
+    const endHandshake = () => {
+      if (shaking) this.#handshakes -= 1;
+      shaking = false;
+    };
     try {
       const { peer, grant } = await acceptHandshake(session, {
         identity: this.#options.identity,
-        admit: (id, tokens) => this.#policy.admit(id, tokens),
+        admit: (peer, hello, deliberation) =>
+          this.#admission.admit(presentedBy(peer, hello), session.path.remote, () => {
+            // One that waits for a person must not keep others out; those have a limit of their own.
+            endHandshake();
+            return deliberation.begin();
+          }),
         services: (allowed) => this.#policy.describe(allowed),
         dispatcher: (allowed, id, remote) => {
-          udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name) =>
-            this.#udpService(id, allowed, name),
+          udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name, asked) =>
+            this.#udpService(id, allowed, name, asked),
           );
-          return {
+          return this.#whileAlive(allowed, {
             ...this.#options.methods?.(id),
             'services.list': () => encodeServices(this.#policy.describe(allowed)),
             [SYNC_METHOD]: (payload) => {
@@ -144,7 +177,7 @@ export class Expose {
               return new Uint8Array();
             },
             ...udp.dispatcher,
-          };
+          });
         },
       });
       admitted = { peer, grant, channels: this.#channelsOf(peer.peer, peer.remote) };
@@ -157,7 +190,7 @@ export class Expose {
       this.#deny(session.remoteId, `was not let in: ${reason.message}`, reason);
       return;
     } finally {
-      this.#handshakes -= 1;
+      endHandshake();
     }
     udp?.attach(admitted.peer);
     await this.#live(admitted);
@@ -169,6 +202,8 @@ export class Expose {
     const { peer, channels } = admitted;
     const { session } = peer;
     this.#peers.add(peer);
+    this.#grants.set(peer, admitted.grant);
+    this.#rights.added(admitted.grant);
     channels.attach(peer);
     // The dialling side asks; this one only must not wait for ever.
     const heartbeat = new Heartbeat(peer, {
@@ -179,6 +214,7 @@ export class Expose {
     for await (const stream of session.incomingBidirectionalStreams) this.#stream(stream, admitted);
     heartbeat.stop();
     this.#peers.delete(peer);
+    this.#grants.delete(peer);
     this.#reportEnd(peer, channels, await session.closed);
   }
 
@@ -262,7 +298,11 @@ export class Expose {
     const carrier = new StreamCarrier(stream, request.channelId);
     const known = channels.get(request.channelId);
     if (known) this.#checkStillAllowed(known, admitted);
-    if (channels.resume(peer, carrier, request, rest)) return;
+    if (channels.resume(peer, carrier, request, rest)) {
+      const right = known && this.#services.get(known);
+      if (right) this.#services.set(known, { ...right, grant: admitted.grant });
+      return;
+    }
     if (request.open.length === 0)
       throw new TunnelError('RESUME_UNKNOWN', 'wanted to go on with a channel that is not known');
     // Its OPEN was lost with the session before: this one is as good.
@@ -283,14 +323,14 @@ export class Expose {
 
   /** The session that a channel goes on over may have other rights than the one it was opened on. Throws DENIED. */
   #checkStillAllowed(channel: Channel, { grant }: Admitted): void {
-    if (this.#policy.service(grant, this.#services.get(channel) ?? '')) return;
+    if (this.#policy.service(grant, this.#services.get(channel)?.name ?? '')) return;
     const error = new TunnelError('DENIED', 'wanted to go on with a channel it may not have any more');
     channel.abort(error);
     throw error;
   }
 
-  #exit(channel: Channel, service: Service, { peer, channels }: Admitted, rest?: Buffer): void {
-    this.#services.set(channel, service.name);
+  #exit(channel: Channel, service: Service, { peer, grant, channels }: Admitted, rest?: Buffer): void {
+    this.#services.set(channel, { name: service.name, grant });
     tcpExit(channel, {
       ...(rest ? { rest } : {}),
       service,
@@ -303,13 +343,62 @@ export class Expose {
     });
   }
 
-  #udpService(peer: NodeId, grant: Grant, name: string): Service | undefined {
+  #udpService(peer: NodeId, grant: Grant, name: string, asked: boolean): Service | undefined {
     const service = this.#policy.service(grant, name, 'udp');
-    if (!service) {
+    if (!service && asked) {
       const error = new TunnelError('DENIED', 'asked for a UDP service it may not reach');
       this.#deny(peer, error.message, error);
     }
     return service;
+  }
+
+  // ---- who may
+
+  *#allGrants(): Iterable<Grant> {
+    yield* this.#grants.values();
+    for (const process of this.#processes.values()) {
+      for (const channel of process.all()) {
+        const right = this.#services.get(channel);
+        if (right) yield right.grant;
+      }
+    }
+  }
+
+  /** Rights have changed: what is not covered any more ends now. */
+  #enforce(): void {
+    const error = new TunnelError('DENIED', 'the right to it was taken back, or has expired');
+    for (const process of this.#processes.values()) {
+      for (const channel of process.all()) {
+        const right = this.#services.get(channel);
+        if (!right || this.#policy.service(right.grant, right.name)) continue;
+        channel.abort(error);
+        this.#deny(
+          right.grant.peer,
+          `may not reach '${right.name}' any more; its connection was closed`,
+          error,
+        );
+      }
+    }
+    this.#udp.recheck();
+    for (const [peer, grant] of this.#grants) {
+      if (this.#policy.isAlive(grant)) continue;
+      this.#deny(peer.peer, 'may not connect any more; its session was closed', error);
+      peer.session.close(error.wireCode, error.message);
+    }
+    this.approvals?.recheck();
+  }
+
+  /** What a peer may call as long as it may anything. */
+  #whileAlive(grant: Grant, dispatcher: Dispatcher): Dispatcher {
+    return Object.fromEntries(
+      Object.entries(dispatcher).map(([name, handler]) => [
+        name,
+        ((payload, context) => {
+          if (this.#policy.isAlive(grant)) return handler(payload, context);
+          throw new TunnelError('DENIED', 'the right to connect was taken back');
+        }) satisfies RpcHandler,
+      ]),
+    );
   }
 
   #deny(peer: NodeId, what: string, error: TunnelError): void {
@@ -318,4 +407,8 @@ export class Expose {
     const more = skipped > 0 ? ` (${skipped} more like it were not shown)` : '';
     this.#options.report(errorEvent(new TunnelError(error.code, `peer ${shortNodeId(peer)} ${what}${more}`)));
   }
+}
+
+function presentedBy(peer: NodeId, { instanceId, tokens, wants }: Hello): Presented {
+  return { peer, instanceId, tokens: tokens ?? [], ...(wants === undefined ? {} : { wants }) };
 }

@@ -2,7 +2,7 @@
 import { TunnelError } from '../error.js';
 import { peerIsGone } from '../session/gone-peer.js';
 import type { PeerSession } from '../session/handshake.js';
-import { Link, type LinkState } from '../session/link.js';
+import { Link, type LinkOptions, type LinkState } from '../session/link.js';
 import { watchNetwork } from '../session/network-watch.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { OpenedChannels } from '../session/opened-channels.js';
@@ -103,7 +103,14 @@ export class Forward {
     }
     const reporter = new LinkReporter(options, channels, entries);
     const link = new Link({
-      dial: admittedDial({ ...options, dispatcher: { ...options.methods, ...udp.dispatcher } }),
+      dial: admittedDial(
+        {
+          ...options,
+          wants: specs.map(({ service, protocol }) => ({ name: service, protocol })),
+          dispatcher: { ...options.methods, ...udp.dispatcher },
+        },
+        reporter,
+      ),
       onState: (state) => {
         reporter.onState(state);
         if (state.state === 'connected') udp.session(state.peer);
@@ -143,10 +150,13 @@ export class Forward {
 }
 
 /** Dials, and checks what the peer offers: a wanted service that is missing ends the first dial for good. */
-function admittedDial(options: ForwardOptions): (signal: AbortSignal) => Promise<PeerSession> {
+function admittedDial(options: ForwardOptions, reporter: LinkReporter): LinkOptions['dial'] {
   let first = true;
-  return async (signal) => {
-    const admitted = await dialPeer(options, signal);
+  return async (signal, onPending) => {
+    const admitted = await dialPeer(options, signal, () => {
+      onPending();
+      reporter.onPending();
+    });
     const missing = missingService(admitted, options.specs);
     if (missing && first) {
       admitted.session.close();
@@ -239,6 +249,11 @@ class LinkReporter {
           ...(state.error ? { error: { code: state.error.code, message: state.error.message } } : {}),
         });
     }
+  }
+
+  /** A person at the peer is asked. */
+  onPending(): void {
+    this.#report({ event: 'session', peer: this.#peer, state: 'connecting', approval: 'pending' });
   }
 
   #follow({ session }: PeerSession): void {

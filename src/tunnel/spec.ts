@@ -104,6 +104,11 @@ export function parseForwardSpec(text: string): ForwardSpec {
   };
 }
 
+/** A service as rights name it: `db`, whatever its protocol, or `dns/udp`. */
+export function isServiceRight(text: string): boolean {
+  return NAME.test(text.replace(/\/(?:tcp|udp)$/, ''));
+}
+
 /** Throws USAGE for a name offered twice under one protocol. */
 export function parseTargets(texts: readonly string[]): readonly Service[] {
   const services = texts.map(parseTarget);

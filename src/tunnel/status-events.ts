@@ -74,6 +74,15 @@ function describe(event: TunnelEvent): Line | undefined {
         peer: event.peer,
         text: `a channel of ${event.service} ended: ${event.reason}`,
       };
+    case 'approval':
+      return {
+        level: event.decision === 'pending' ? 'warn' : 'info',
+        peer: event.peer,
+        text:
+          event.decision === 'pending'
+            ? `asks to be let in to ${event.services.join(', ')}, from ${event.from}`
+            : `${event.decision}: ${event.services.join(', ')}`,
+      };
     case 'error':
       return {
         level: 'error',
@@ -87,7 +96,9 @@ function describe(event: TunnelEvent): Line | undefined {
 function sessionLine(event: Extract<TunnelEvent, { event: 'session' }>): Line {
   switch (event.state) {
     case 'connecting':
-      return { level: 'info', text: 'connecting' };
+      return event.approval === undefined
+        ? { level: 'info', text: 'connecting' }
+        : { level: 'warn', text: 'waiting for approval by somebody there' };
     case 'connected':
       return { level: 'info', text: `connected over ${event.path}, ${round(event.rttMs ?? 0)} ms` };
     case 'reconnecting':

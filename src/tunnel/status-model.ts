@@ -6,7 +6,6 @@
 import type { PeerSession } from '../session/handshake.js';
 import type { TunnelEvent } from './events.js';
 import type {
-  Approval,
   ChannelQuery,
   PeerFigures,
   SessionStatus,
@@ -42,6 +41,8 @@ export interface StatusModelOptions {
   readonly nodeId: string;
   /** The identity's name. */
   readonly identity: string;
+  /** What the peers book calls a peer. */
+  readonly nameOf?: ((nodeId: string) => string | undefined) | undefined;
   /** What an expose offers; a forward's tunnels come with its `listening` events. */
   readonly services?: readonly {
     readonly name: string;
@@ -198,7 +199,9 @@ export class StatusModel {
       totals: this.#totalsNow(),
       history: this.#totals.history(),
       events: this.#events.snapshot(),
-      approvals: NO_APPROVALS,
+      approvals: this.#source?.approvals?.() ?? [],
+      names: this.#names(),
+      ...(this.#source?.reach ? { reach: this.#source.reach() } : {}),
       ...(this.#stoppingUntil === undefined ? {} : { stoppingUntil: this.#stoppingUntil }),
     };
   }
@@ -232,6 +235,23 @@ export class StatusModel {
     const record = this.#channels.close(event.id, event);
     const tunnel = record ? this.#tunnels.get(record.tunnel) : undefined;
     if (tunnel) tunnel.open -= 1;
+  }
+
+  /** Of the peers that occur in a snapshot. */
+  #names(): Readonly<Record<string, string>> {
+    const { nameOf } = this.#options;
+    if (!nameOf) return {};
+    const peers = new Set<string>([
+      ...this.#sessions.snapshot().map(({ peer }) => peer),
+      ...[...this.#tunnels.values()].flatMap(({ facts }) => facts.peer ?? []),
+      ...this.#events.snapshot().flatMap(({ peer }) => peer ?? []),
+    ]);
+    const names: Record<string, string> = {};
+    for (const peer of peers) {
+      const name = nameOf(peer);
+      if (name !== undefined) names[peer] = name;
+    }
+    return names;
   }
 
   #totalsNow(): Totals {
@@ -278,7 +298,6 @@ export class StatusModel {
 }
 
 /** Filled by whoever decides about waiting peers; nothing does yet. */
-const NO_APPROVALS: readonly Approval[] = [];
 
 function tunnelStatus({ facts, meter, open, total }: Tunnel): TunnelStatus {
   return { ...facts, open, total, ...meter.traffic(), history: meter.history() };

@@ -110,6 +110,7 @@ export class SessionRecords {
         channels: 0,
         ...NO_TRAFFIC,
         ...(event.error === undefined ? {} : { error: event.error }),
+        ...(event.approval === undefined ? {} : { approval: event.approval }),
         ...(event.nextTryMs === undefined ? {} : { nextTryAt: new Date(at + event.nextTryMs).toISOString() }),
       });
     }

@@ -65,6 +65,8 @@ export interface SessionStatus extends Traffic {
   /** Why it is not connected. */
   readonly error?: { readonly code: string; readonly message: string };
   readonly nextTryAt?: string;
+  /** A person there is asked whether to let this side in. */
+  readonly approval?: 'pending';
   readonly theirs?: PeerFigures;
 }
 
@@ -122,9 +124,29 @@ export interface StatusEvent {
 
 /** A peer that waits to be let in. */
 export interface Approval {
+  /** Which question; of this process. */
+  readonly id: number;
   readonly peer: string;
+  /** What it asks for, the first few: `db`, `dns/udp`. */
   readonly services: readonly string[];
+  /** It does not say what it wants, so this is all there is. */
+  readonly everything: boolean;
+  /** How many services are not among those. */
+  readonly more: number;
+  /** Where it comes from: `ip:port`, or the relay's URL. */
+  readonly from: string;
   readonly since: string;
+  /** When it is sent away if nobody decides. */
+  readonly until: string;
+}
+
+/** Where an expose can be reached: what its tickets say besides the token. */
+export interface Reach {
+  readonly direct: readonly string[];
+  readonly relays: readonly string[];
+  readonly webtransport?:
+    | readonly { readonly address: string; readonly certificateHash: string }[]
+    | undefined;
 }
 
 export interface StatusSnapshot {
@@ -148,6 +170,10 @@ export interface StatusSnapshot {
   /** The last ones, the newest last. */
   readonly events: readonly StatusEvent[];
   readonly approvals: readonly Approval[];
+  /** Of an expose. */
+  readonly reach?: Reach;
+  /** What the peers book calls the peers that occur here, by node ID. */
+  readonly names: Readonly<Record<string, string>>;
   /** Set once the process has been told to end: until when it waits for its open channels. */
   readonly stoppingUntil?: string;
 }
@@ -189,8 +215,12 @@ export interface ChannelFigures {
 export interface StatusSource {
   channel(id: number): ChannelFigures | undefined;
   sessions(): Iterable<PeerSession>;
+  /** Of an expose. */
+  reach?(): Reach;
   /** Resets the channel; false when there is none of that id. */
   resetChannel(id: number): boolean;
+  /** Who waits to be let in, the longest first. */
+  approvals?(): readonly Approval[];
 }
 
 /** Where a view gets its snapshots: one for each process it shows. */
@@ -203,10 +233,21 @@ export interface StatusFeed {
   ask(query: ChannelQuery): void;
 }
 
+export interface Decision {
+  /** The approval's. */
+  readonly id: number;
+  readonly allowed: boolean;
+  /** Written to the peers book. */
+  readonly always: boolean;
+}
+
 /** What a view may ask a process to do. */
 export interface StatusActions {
   /** Answers false when the channel was gone. Throws when the process cannot be asked. */
   resetChannel(pid: number, id: number): Promise<boolean>;
-  /** Lets a waiting peer in, or not. */
-  decide(pid: number, peer: string, allowed: boolean): Promise<boolean>;
+  /**
+   * Lets a waiting peer in, or not: this once, or always. Answers false when it does not wait any more.
+   * Throws when the process cannot be asked, or cannot write it down.
+   */
+  decide(pid: number, decision: Decision): Promise<boolean>;
 }

@@ -13,6 +13,9 @@ export interface FlowOwner {
   readonly instanceId: string;
 }
 
+/** The service, if the peer may reach it now. `asked`: the peer wants it, so that a denial is news. */
+export type Authorise = (service: string, asked: boolean) => Service | undefined;
+
 /** What keeps the flows of all sessions. */
 export interface FlowRegistry {
   open(connection: UdpConnection, payload: Uint8Array): Promise<Uint8Array>;
@@ -28,14 +31,14 @@ export class UdpConnection {
   readonly dispatcher: Dispatcher;
   /** Whose flows they are. */
   readonly owner: FlowOwner;
-  readonly authorise: (service: string) => Service | undefined;
+  readonly authorise: Authorise;
   readonly early = new EarlyDatagrams();
   readonly #registry: FlowRegistry;
   peer: PeerSession | undefined;
   sender: DatagramSender | undefined;
   announced = false;
 
-  constructor(owner: FlowOwner, authorise: (service: string) => Service | undefined, registry: FlowRegistry) {
+  constructor(owner: FlowOwner, authorise: Authorise, registry: FlowRegistry) {
     this.owner = owner;
     this.authorise = authorise;
     this.#registry = registry;

@@ -13,7 +13,7 @@ import { flowOf } from './fragment.js';
 import { ReassemblyBudget } from './reassembly.js';
 import { type ServiceTotal, ServiceTotals } from './service-totals.js';
 import { formatTarget, type Service } from './spec.js';
-import { type FlowOwner, UdpConnection } from './udp-connection.js';
+import { type Authorise, type FlowOwner, UdpConnection } from './udp-connection.js';
 import { ExitFlow } from './udp-exit.js';
 import { type FlowEnd, UdpReport, type UdpReportOptions } from './udp-report.js';
 
@@ -28,6 +28,13 @@ export interface UdpExitsOptions extends UdpReportOptions {
   readonly maxFlows?: number;
 }
 
+interface Open {
+  readonly owned: Owned;
+  /** Of the session that it was opened or taken up on last. */
+  authorise: Authorise;
+  report(reason: FlowEnd, theirs?: FlowCount): void;
+}
+
 /** The flows of one process of a peer. */
 interface Owned {
   readonly key: string;
@@ -40,7 +47,7 @@ export class UdpExits {
   readonly #report: UdpReport;
   readonly #maxFlows: number | undefined;
   readonly #owners = new Map<string, Owned>();
-  readonly #ends = new Map<ExitFlow, { owned: Owned; report(reason: FlowEnd, theirs?: FlowCount): void }>();
+  readonly #ends = new Map<ExitFlow, Open>();
   readonly #closers = new Map<DatagramSender, FlowCloser>();
   readonly #budget = new ReassemblyBudget(REASSEMBLY_BYTES);
   readonly #totals = new ServiceTotals();
@@ -60,7 +67,7 @@ export class UdpExits {
    * What one session of the peer may do. `authorise` is asked at every opening, also of a flow that is
    * there already; undefined denies.
    */
-  connection(owner: FlowOwner, authorise: (service: string) => Service | undefined): UdpConnection {
+  connection(owner: FlowOwner, authorise: Authorise): UdpConnection {
     return new UdpConnection(owner, authorise, {
       open: (connection, body) => this.#open(connection, body),
       close: (connection, body) => this.#onClosedByPeer(connection, body),
@@ -68,6 +75,17 @@ export class UdpExits {
       end: (connection) => this.#endConnection(connection),
       datagram: (connection, datagram, now) => this.#onDatagram(connection, datagram, now),
     });
+  }
+
+  /** Rights have changed: ends the flows that may not go on. Answers how many. */
+  recheck(): number {
+    let ended = 0;
+    for (const [flow, { authorise }] of [...this.#ends]) {
+      if (authorise(flow.service, false)) continue;
+      this.#end(flow, 'denied');
+      ended += 1;
+    }
+    return ended;
   }
 
   get openFlows(): number {
@@ -136,7 +154,7 @@ export class UdpExits {
     if (!connection.sender) throw new TunnelError('UNAVAILABLE', 'the session is not ready');
     const owned = this.#ownedBy(connection.owner);
     const known = owned.flows.get(id);
-    const service = connection.authorise(name);
+    const service = connection.authorise(name, true);
     if (!service || this.#closed) {
       if (known) this.#finish(known, 'denied', undefined);
       this.#unassigned.drop('denied', connection.early.take(id).length);
@@ -150,6 +168,8 @@ export class UdpExits {
         throw new TunnelError('INVALID_ARGUMENT', `flow ${id} is of another service`);
       known.sender = connection.sender;
       known.lastActiveAt = performance.now();
+      const entry = this.#ends.get(known);
+      if (entry) entry.authorise = connection.authorise;
       return Buffer.of(1);
     }
     if (resume) throw new TunnelError('NOT_FOUND', `there is no flow ${id}`);
@@ -196,7 +216,11 @@ export class UdpExits {
     const report = this.#report.opened(flow, connection.peer as PeerSession, {
       target: formatTarget(service.target),
     });
-    this.#ends.set(flow, { owned, report: (reason, theirs) => report(reason, theirs) });
+    this.#ends.set(flow, {
+      owned,
+      authorise: connection.authorise,
+      report: (reason, theirs) => report(reason, theirs),
+    });
     return flow;
   }
 

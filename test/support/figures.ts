@@ -3,6 +3,7 @@ import type { PeerSession } from '../../src/session/handshake.js';
 import type {
   ChannelFigures,
   ChannelQuery,
+  Decision,
   StatusActions,
   StatusFeed,
   StatusSnapshot,
@@ -138,8 +139,8 @@ export class RecordedActions implements StatusActions {
     return true;
   }
 
-  async decide(pid: number, peer: string, allowed: boolean): Promise<boolean> {
-    this.done.push(`${allowed ? 'allow' : 'deny'} ${pid} ${peer}`);
+  async decide(pid: number, { id, allowed, always }: Decision): Promise<boolean> {
+    this.done.push(`${allowed ? 'allow' : 'deny'} ${pid} ${id} ${always ? 'always' : 'once'}`);
     return true;
   }
 }

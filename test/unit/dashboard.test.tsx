@@ -212,15 +212,65 @@ describe('keys', () => {
 });
 
 describe('a waiting approval', () => {
-  const approval: Approval = { peer: PEER, services: ['db', 'web'], since: new Date(0).toISOString() };
+  const approval: Approval = {
+    id: 7,
+    peer: PEER,
+    services: ['db', 'dns/udp'],
+    everything: false,
+    more: 0,
+    from: '192.0.2.7:41234',
+    since: new Date(0).toISOString(),
+    until: new Date(Date.now() + 300_000).toISOString(),
+  };
+  const other: Approval = { ...approval, id: 8, peer: 'cd'.repeat(32) };
 
-  it('is told on top, and a and d decide about it', async () => {
-    const { press, actions, screen } = show([{ ...bench().snapshot(), approvals: [approval] }]);
-    expect(screen().split('\n')[1]).toContain(`‼ ${PEER}`);
-    expectFits(screen(), 80, 24);
-    await press('a', /allowed ab12/);
-    await press('d', /denied ab12/);
-    expect(actions.done).toEqual([`allow 4242 ${PEER}`, `deny 4242 ${PEER}`]);
+  it.each(SIZES)('is told on top at %i×%i, with who, what, from where and the keys', (columns, rows) => {
+    const { screen } = show([{ ...bench(100).snapshot(), approvals: [approval, other] }], { columns, rows });
+    expectFits(screen(), columns, rows);
+    const [, who, what, id] = screen().split('\n');
+    expect(who).toContain('‼ ab12');
+    expect(who).toContain('WAITS');
+    expect(what).toContain('db, dns/udp');
+    expect(id).toContain(PEER.slice(0, 30));
+    if (columns < 80) return;
+    expect(who).toContain('a allow  d deny');
+    expect(who).toContain('1 more');
+    expect(what).toContain('192.0.2.7:41234');
+    expect(id).toContain(PEER);
+  });
+
+  it('is decided by a or d, and then 1 for this once or 2 for always', async () => {
+    const { press, actions } = show([{ ...bench().snapshot(), approvals: [approval] }]);
+    await press('a', /1 this once {2}2 always.*let ab12.* in to db, dns\/udp\?/);
+    expect(actions.done).toEqual([]);
+    await press('1', /allowed ab12.*this once/);
+    await press('a', /1 this once/);
+    await press('2', /allowed ab12.*from now on/);
+    await press('d', /1 this once {2}2 always.*deny ab12/);
+    await press('2', /denied ab12.*from now on/);
+    expect(actions.done).toEqual(['allow 4242 7 once', 'allow 4242 7 always', 'deny 4242 7 always']);
+  });
+
+  it.each(['\x1b', 'a', 'y', 'q', ' '])('is not decided by %j', async (key) => {
+    const { press, actions, quits } = show([{ ...bench().snapshot(), approvals: [approval] }]);
+    await press('a', /1 this once/);
+    await press(key, /not decided/);
+    expect(actions.done).toEqual([]);
+    expect(quits).toEqual([]);
+  });
+
+  it('is the one that was shown when the key was pressed, whoever comes meanwhile', async () => {
+    const snapshot = bench().snapshot();
+    const { press, actions, feed } = show([{ ...snapshot, approvals: [approval] }]);
+    await press('a', /1 this once/);
+    feed.show({ ...snapshot, approvals: [other] });
+    await press('1', /allowed ab12/);
+    expect(actions.done).toEqual(['allow 4242 7 once']);
+  });
+
+  it('of a peer in the book has its name', () => {
+    const { screen } = show([{ ...bench().snapshot(), approvals: [approval], names: { [PEER]: 'alice' } }]);
+    expect(screen()).toContain('‼ alice (ab12');
   });
 
   it('that is not there is said not to be', async () => {

@@ -1,0 +1,103 @@
+/** Who may connect to an `expose`, as its flags say: the ticket it prints, and all tickets made by hand. */
+import { Flags } from '@oclif/core';
+import { TunnelError } from '../error.js';
+import type { Identity } from '../session/identity.js';
+import { errorEvent, type Report } from '../tunnel/events.js';
+import { exposeTicket } from '../tunnel/expose-ticket.js';
+import { paired } from '../tunnel/pairing.js';
+import type { PeersBook } from '../tunnel/peers-book.js';
+import type { Service } from '../tunnel/spec.js';
+import type { TicketRecord } from '../tunnel/ticket-records.js';
+import { TicketRights } from '../tunnel/ticket-rights.js';
+import { TicketStore } from '../tunnel/ticket-store.js';
+import { type Paths, ticketStorePath } from './paths.js';
+import { parseTtl } from './ticket-flags.js';
+
+export const ticketFlags = {
+  ticket: Flags.boolean({
+    description: 'make a ticket that opens what is offered here',
+    default: true,
+    allowNo: true,
+  }),
+  'ticket-ttl': Flags.string({
+    description: 'how long that ticket is good; without it, for ever',
+    helpValue: '<time>',
+  }),
+  once: Flags.boolean({
+    description: 'that ticket is for the first to use it, and nobody else',
+    default: false,
+  }),
+  pair: Flags.boolean({
+    description: 'remember the first to use that ticket, who needs none later',
+    default: false,
+  }),
+};
+
+export interface TicketFlags {
+  readonly ticket: boolean;
+  readonly 'ticket-ttl'?: string | undefined;
+  readonly once: boolean;
+  readonly pair: boolean;
+}
+
+export interface TicketTerms {
+  readonly once: boolean;
+  readonly pair: boolean;
+  readonly ttlMs: number | undefined;
+}
+
+/** Undefined where no ticket is to be made. Throws USAGE. */
+export function ticketTerms(flags: TicketFlags): TicketTerms | undefined {
+  const ttlMs = parseTtl(flags['ticket-ttl'], '--ticket-ttl');
+  const { ticket, once, pair } = flags;
+  if (ticket) return { once, pair, ttlMs };
+  const said = ttlMs !== undefined ? '--ticket-ttl' : once ? '--once' : pair ? '--pair' : undefined;
+  if (said === undefined) return undefined;
+  throw new TunnelError('USAGE', `${said} is about the ticket, and --no-ticket makes none`, {
+    hint: 'leave one of them out; other tickets are made with: tunnel ticket create',
+  });
+}
+
+export interface TicketRightsOptions {
+  readonly paths: Paths;
+  readonly identity: Identity;
+  readonly identityName: string;
+  readonly services: readonly Service[];
+  readonly terms: TicketTerms | undefined;
+  readonly report: Report;
+  /** The book in which peers that pair are put. */
+  readonly book: { update(change: (book: PeersBook) => PeersBook): Promise<unknown> };
+}
+
+export interface ExposeTickets {
+  readonly rights: TicketRights;
+  /** Of the ticket to print; a secret. Undefined where none is made. */
+  readonly token: string | undefined;
+  readonly record: TicketRecord | undefined;
+}
+
+/** Throws BAD_STATE and OS_RESOURCE; nothing is left open then. */
+export async function openTickets(options: TicketRightsOptions): Promise<ExposeTickets> {
+  const { paths, identity, identityName, services, terms, report, book } = options;
+  const store = new TicketStore(ticketStorePath(paths));
+  const made = terms && (await exposeTicket(store, { identity, name: identityName, services, ...terms }));
+  if (made?.unsaved) {
+    report({
+      event: 'notice',
+      code: 'ticket-not-saved',
+      message: `the ticket below cannot be listed or revoked: ${made.unsaved.message}`,
+      hint: 'it is void when this process ends and another set of services is exposed',
+    });
+  }
+  const rights = await TicketRights.open({
+    store,
+    node: identity.nodeId,
+    purpose: made?.purpose,
+    unsaved: made?.unsaved ? made.record : undefined,
+    remember: async (peer, granted) => {
+      await book.update((before) => paired(before, peer, granted));
+    },
+    onError: (error) => report(errorEvent(error)),
+  });
+  return { rights, token: made?.token, record: made?.record };
+}
