@@ -18,20 +18,19 @@ import type { AddressHints, BidirectionalStream, CloseInfo, Endpoint, Session } 
 import { formatTicket, type Ticket } from '../session/ticket.js';
 import { ChannelTable, statusSource } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
+import { LIMITS, type Limits, Quota, type Refusals } from './limits.js';
 import { decodeOpen, type OpenRequest } from './open.js';
 import { type Grant, Policy, ticketToken } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import { reportConnected } from './report-session.js';
 import { encodeServices } from './services.js';
+import { type Arrival, SessionGate } from './session-gate.js';
 import { formatTarget, type Service } from './spec.js';
 import type { StatusSource } from './status.js';
 import { tcpExit } from './tcp-exit.js';
 import type { UdpConnection } from './udp-connection.js';
 import { UdpExits } from './udp-exits.js';
 
-/** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
-const MAX_HANDSHAKES = 256;
-const MAX_SESSIONS = 4096;
 /** Processes of peers that were here; the longest gone is forgotten first. */
 const MAX_PROCESSES = 4096;
 /** A peer notices the loss of a session at another moment than this side. */
@@ -50,12 +49,16 @@ export interface ExposeOptions {
   readonly resumeTimeoutMs?: number;
   /** What an admitted peer may call besides what an expose answers itself. */
   readonly methods?: ((peer: NodeId) => Dispatcher | undefined) | undefined;
+  /** Others than `LIMITS`. */
+  readonly limits?: Partial<Limits>;
 }
 
 /** An admitted session, and what it may do. */
 interface Admitted {
   readonly peer: PeerSession;
   readonly grant: Grant;
+  /** What the peer opens from now on. */
+  readonly streams: AsyncIterable<BidirectionalStream>;
   /** The channels of the process at the other end, from earlier sessions too. */
   readonly channels: AcceptedChannels;
 }
@@ -78,7 +81,10 @@ export class Expose {
   readonly #endWatch: () => void;
   readonly source: StatusSource;
   readonly #denials = new RateLimit(DENIALS_PER_SECOND);
-  #handshakes = 0;
+  readonly #limits: Limits;
+  readonly #gate: SessionGate;
+  readonly #channelQuota: Quota;
+  readonly #flowQuota: Quota;
   #closing = false;
 
   /** Starts accepting at once. */
@@ -87,7 +93,20 @@ export class Expose {
     this.#token = ticketToken(options.identity, options.services);
     this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
     this.#channels = new ChannelTable(options.report);
-    this.#udp = new UdpExits({ report: options.report, flows: this.#channels.flows });
+    const limits = { ...LIMITS, ...options.limits };
+    this.#limits = limits;
+    this.#channelQuota = new Quota('connections', limits.channelsPerPeer, limits.channels);
+    this.#flowQuota = new Quota('UDP flows', limits.flowsPerPeer, limits.flows);
+    this.#gate = new SessionGate({
+      limits,
+      isKnown: (remote) => this.#processes.has(processKey(remote.identity, remote)),
+      onRefused: (session, error) => this.#deny(session.remoteId, `was turned away: ${error.message}`, error),
+    });
+    this.#udp = new UdpExits({
+      report: options.report,
+      flows: this.#channels.flows,
+      quota: this.#flowQuota,
+    });
     this.source = statusSource(this.#channels, () => this.#peers);
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
     this.#endWatch = watchNetwork(() => void this.#networkChanged());
@@ -113,24 +132,34 @@ export class Expose {
 
   async #accept(endpoint: Endpoint): Promise<void> {
     for await (const session of endpoint.incoming) {
-      if (this.#closing || this.#handshakes >= MAX_HANDSHAKES || this.#sessions.size >= MAX_SESSIONS) {
+      if (this.#closing) {
         const error = new TunnelError('LIMIT', 'the peer takes no more sessions now');
         session.close(error.wireCode, error.message);
         continue;
       }
-      void this.#serve(session);
+      const arrival = this.#gate.arrive(session);
+      if (arrival) void this.#serve(session, arrival).finally(() => arrival.end());
     }
   }
 
-  async #serve(session: Session): Promise<void> {
+  /** What was turned away for a limit, since the start. */
+  get refusals(): Refusals {
+    return {
+      ...this.#gate.refusals,
+      channels: this.#channelQuota.refused,
+      flows: this.#flowQuota.refused,
+    };
+  }
+
+  async #serve(session: Session, arrival: Arrival): Promise<void> {
     this.#sessions.add(session);
-    this.#handshakes += 1;
     let admitted: Admitted;
     let udp: UdpConnection | undefined;
     try {
-      const { peer, grant } = await acceptHandshake(session, {
+      const { peer, grant, streams } = await acceptHandshake(session, {
         identity: this.#options.identity,
-        admit: (id, tokens) => this.#policy.admit(id, tokens),
+        screen: (remote) => arrival.heard(remote),
+        admit: (id, tokens) => this.#admit(id, tokens, arrival),
         services: (allowed) => this.#policy.describe(allowed),
         dispatcher: (allowed, id, remote) => {
           udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name) =>
@@ -147,7 +176,7 @@ export class Expose {
           };
         },
       });
-      admitted = { peer, grant, channels: this.#channelsOf(peer.peer, peer.remote) };
+      admitted = { peer, grant, streams, channels: this.#channelsOf(peer.peer, peer.remote) };
     } catch (error) {
       this.#sessions.delete(session);
       const reason = toTunnelError(error);
@@ -156,12 +185,17 @@ export class Expose {
       if (reason.code === 'SESSION_LOST') return;
       this.#deny(session.remoteId, `was not let in: ${reason.message}`, reason);
       return;
-    } finally {
-      this.#handshakes -= 1;
     }
     udp?.attach(admitted.peer);
     await this.#live(admitted);
     this.#sessions.delete(session);
+  }
+
+  /** Asks the policy first: who may not come in learns nothing of limits. Throws LIMIT. */
+  #admit(peer: NodeId, tokens: readonly string[], arrival: Arrival): Grant | undefined {
+    const grant = this.#policy.admit(peer, tokens);
+    if (grant) arrival.admitted(peer);
+    return grant;
   }
 
   /** An admitted session until its end. */
@@ -176,7 +210,7 @@ export class Expose {
       onDead: () => session.close(WIRE_CODES.SESSION_LOST, 'the peer does not answer'),
     });
     reportConnected(peer, this.#options.report);
-    for await (const stream of session.incomingBidirectionalStreams) this.#stream(stream, admitted);
+    for await (const stream of admitted.streams) this.#stream(stream, admitted);
     heartbeat.stop();
     this.#peers.delete(peer);
     this.#reportEnd(peer, channels, await session.closed);
@@ -197,14 +231,12 @@ export class Expose {
     });
   }
 
-  #channelsOf(peer: NodeId, { instanceId, resumeTimeoutMs }: Hello): AcceptedChannels {
-    const key = `${peer} ${instanceId}`;
+  #channelsOf(peer: NodeId, remote: Hello): AcceptedChannels {
+    const { resumeTimeoutMs } = remote;
+    const key = processKey(peer, remote);
     const known = this.#processes.get(key);
     if (known) return known;
-    if (this.#processes.size >= MAX_PROCESSES) {
-      const [oldest] = [...this.#processes].find(([, { isIdle }]) => isIdle) ?? [''];
-      this.#forgot = this.#processes.delete(oldest) || this.#forgot;
-    }
+    this.#forgetProcess(peer);
     const longest = this.#options.resumeTimeoutMs ?? RESUME_TIMEOUT_MS;
     const channels = new AcceptedChannels({
       detached: this.#detached,
@@ -215,6 +247,19 @@ export class Expose {
     });
     this.#processes.set(key, channels);
     return channels;
+  }
+
+  /** Makes room for another process of `peer`: its own go first, so that it cannot push others out. */
+  #forgetProcess(peer: NodeId): void {
+    const own = [...this.#processes].filter(([key]) => key.startsWith(peer));
+    const from =
+      own.length >= this.#limits.processesPerPeer
+        ? own
+        : this.#processes.size >= MAX_PROCESSES
+          ? [...this.#processes]
+          : [];
+    const [oldest] = from.find(([, { isIdle }]) => isIdle) ?? [''];
+    this.#forgot = this.#processes.delete(oldest) || this.#forgot;
   }
 
   /** Tells peers where this machine is now, while the old way still works. */
@@ -253,7 +298,8 @@ export class Expose {
       const open = decodeOpen(body);
       const service = this.#allowed(admitted, open);
       const carrier = new StreamCarrier(stream, open.channelId);
-      this.#exit(channels.open(peer, carrier, open.channelId, open.limit), service, admitted, rest);
+      const begin = () => channels.open(peer, carrier, open.channelId, open.limit);
+      this.#exit(this.#counted(peer.peer, begin), service, admitted, rest);
       return;
     }
     if (kind !== StreamKind.RESUME)
@@ -268,9 +314,20 @@ export class Expose {
     // Its OPEN was lost with the session before: this one is as good.
     const open = decodeOpen(request.open);
     const service = this.#allowed(admitted, open);
-    const channel = channels.reopen(peer, request, open.limit);
+    const channel = this.#counted(peer.peer, () => channels.reopen(peer, request, open.limit));
     this.#exit(channel, service, admitted);
     channel.resumeFrom(carrier, request.epoch, request, rest);
+  }
+
+  /** A new channel, unless the peer has too many. What it counts for ends with it. Throws LIMIT, or what `begin` does. */
+  #counted(peer: NodeId, begin: () => Channel): Channel {
+    this.#channelQuota.take(peer);
+    try {
+      return begin();
+    } catch (error) {
+      this.#channelQuota.give(peer);
+      throw error;
+    }
   }
 
   /** The service that `open` asks for. Throws DENIED, or SHUTDOWN. */
@@ -291,14 +348,21 @@ export class Expose {
 
   #exit(channel: Channel, service: Service, { peer, channels }: Admitted, rest?: Buffer): void {
     this.#services.set(channel, service.name);
+    const track = () =>
+      this.#channels.add(channel, peer, service.name, {
+        target: formatTarget(service.target),
+        session: () => channels.sessionOf(channel),
+      });
     tcpExit(channel, {
       ...(rest ? { rest } : {}),
       service,
-      track: () =>
-        this.#channels.add(channel, peer, service.name, {
-          target: formatTarget(service.target),
-          session: () => channels.sessionOf(channel),
-        }),
+      track: () => {
+        const ended = track();
+        return (error) => {
+          this.#channelQuota.give(peer.peer);
+          ended(error);
+        };
+      },
       onDialFailed: (error) => this.#options.report(errorEvent(error)),
     });
   }
@@ -318,4 +382,9 @@ export class Expose {
     const more = skipped > 0 ? ` (${skipped} more like it were not shown)` : '';
     this.#options.report(errorEvent(new TunnelError(error.code, `peer ${shortNodeId(peer)} ${what}${more}`)));
   }
+}
+
+/** By identity, which is proven, and by what the process calls itself. */
+function processKey(peer: NodeId, { instanceId }: Pick<Hello, 'instanceId'>): string {
+  return `${peer} ${instanceId}`;
 }
