@@ -3,13 +3,22 @@ import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
 import { exposeBanner } from '../cli/expose-banner.js';
 import { lockIdentity } from '../cli/identity-lock.js';
-import { bindEndpoint, networkFlags, portFile, resumeFlag, statsFlags } from '../cli/network-flags.js';
+import {
+  bindEndpoint,
+  networkFlags,
+  portFile,
+  rateFlag,
+  resumeFlag,
+  statsFlags,
+} from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
+import { parsePeer } from '../cli/peer.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
 import type { Identity } from '../session/identity.js';
 import type { Endpoint } from '../session/session.js';
+import { parseRateRules, Rates } from '../tunnel/rates.js';
 import { formatTarget, parseTargets } from '../tunnel/spec.js';
 
 export default class ExposeCommand extends BaseCommand {
@@ -26,6 +35,7 @@ export default class ExposeCommand extends BaseCommand {
   static override flags = {
     ...networkFlags,
     ...resumeFlag,
+    ...rateFlag,
     ...statsFlags,
     webtransport: Flags.string({
       description: 'also listen here for peers whose network drops UDP (HTTP/2 or HTTP/3)',
@@ -38,6 +48,12 @@ export default class ExposeCommand extends BaseCommand {
     const output = this.output(flags);
     const services = parseTargets(argv as string[]);
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
+    const rates = new Rates(
+      parseRateRules(flags['limit-rate'], {
+        services: services.map(({ name }) => name),
+        peer: (text) => parsePeer(text).nodeId,
+      }),
+    );
     const shutdown = listenForShutdown();
     const { identity, created } = await this.loadIdentity(flags);
     const unlock = await lockIdentity(this.paths.runtime, flags.identity);
@@ -71,6 +87,7 @@ export default class ExposeCommand extends BaseCommand {
         report: observation.report,
         methods: observation.methods,
         resumeTimeoutMs,
+        rates,
       });
       const ticket = expose.ticket({ ...endpoint.addresses(), webtransport: listening?.hints });
       const { nodeId } = identity;

@@ -1,11 +1,12 @@
 import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
-import { dialFlags, resumeFlag, statsFlags } from '../cli/network-flags.js';
+import { dialFlags, rateFlag, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
 import { parsePeer } from '../cli/peer.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
+import { parseRateRules, Rates } from '../tunnel/rates.js';
 import { parseForwardSpecs } from '../tunnel/spec.js';
 
 export default class ForwardCommand extends BaseCommand {
@@ -25,6 +26,7 @@ export default class ForwardCommand extends BaseCommand {
   static override flags = {
     ...dialFlags,
     ...resumeFlag,
+    ...rateFlag,
     ...statsFlags,
     'reconnect-timeout': Flags.string({
       description: 'give up after so long without a session; without it, never',
@@ -43,6 +45,9 @@ export default class ForwardCommand extends BaseCommand {
     const [peerText, ...specTexts] = argv as string[];
     const ticket = parsePeer(peerText as string);
     const specs = parseForwardSpecs(specTexts);
+    const rates = new Rates(
+      parseRateRules(flags['limit-rate'], { services: specs.map(({ service }) => service) }),
+    );
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
     const giveUp = flags['reconnect-timeout'];
     const reconnectTimeoutMs =
@@ -72,6 +77,7 @@ export default class ForwardCommand extends BaseCommand {
         token: ticket.token,
         specs,
         resumeTimeoutMs,
+        rates,
         reconnectTimeoutMs,
         onNetworkChange: networkChange,
         udpIdleMs,

@@ -22,6 +22,7 @@ import { LIMITS, type Limits, Quota, type Refusals } from './limits.js';
 import { decodeOpen, type OpenRequest } from './open.js';
 import { type Grant, Policy, ticketToken } from './policy.js';
 import { RateLimit } from './rate-limit.js';
+import type { Rates } from './rates.js';
 import { reportConnected } from './report-session.js';
 import { encodeServices } from './services.js';
 import { type Arrival, SessionGate } from './session-gate.js';
@@ -49,6 +50,8 @@ export interface ExposeOptions {
   readonly resumeTimeoutMs?: number;
   /** What an admitted peer may call besides what an expose answers itself. */
   readonly methods?: ((peer: NodeId) => Dispatcher | undefined) | undefined;
+  /** Limits of bytes a second. */
+  readonly rates?: Rates | undefined;
   /** Others than `LIMITS`. */
   readonly limits?: Partial<Limits>;
 }
@@ -106,6 +109,7 @@ export class Expose {
       report: options.report,
       flows: this.#channels.flows,
       quota: this.#flowQuota,
+      lanes: (peer, service) => options.rates?.lanes(peer, service),
     });
     this.source = statusSource(this.#channels, () => this.#peers);
     for (const endpoint of options.endpoints) void this.#accept(endpoint);
@@ -356,6 +360,7 @@ export class Expose {
     tcpExit(channel, {
       ...(rest ? { rest } : {}),
       service,
+      lanes: this.#options.rates?.lanes(peer.peer, service.name),
       track: () => {
         const ended = track();
         return (error) => {

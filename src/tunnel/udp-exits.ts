@@ -11,6 +11,7 @@ import { decodeFlowCounts, decodeFlowOpen, encodeFlowCounts, type FlowCount } fr
 import { FlowTable, REASSEMBLY_BYTES } from './flow-table.js';
 import { flowOf } from './fragment.js';
 import { LIMITS, Quota } from './limits.js';
+import type { Lanes } from './pace.js';
 import { ReassemblyBudget } from './reassembly.js';
 import { type ServiceTotal, ServiceTotals } from './service-totals.js';
 import { formatTarget, type Service } from './spec.js';
@@ -27,6 +28,8 @@ export interface UdpExitsOptions extends UdpReportOptions {
   readonly maxFlows?: number;
   /** Flows of one identity, over all its processes, and of all peers together. */
   readonly quota?: Quota;
+  /** The limits of bytes a second that a flow comes under. */
+  readonly lanes?: (peer: string, service: string) => Lanes | undefined;
 }
 
 /** The flows of one process of a peer. */
@@ -42,6 +45,7 @@ export class UdpExits {
   readonly #report: UdpReport;
   readonly #maxFlows: number | undefined;
   readonly #quota: Quota;
+  readonly #lanes: UdpExitsOptions['lanes'];
   readonly #owners = new Map<string, Owned>();
   readonly #ends = new Map<ExitFlow, { owned: Owned; report(reason: FlowEnd, theirs?: FlowCount): void }>();
   readonly #closers = new Map<DatagramSender, FlowCloser>();
@@ -56,6 +60,7 @@ export class UdpExits {
     this.#report = new UdpReport(options);
     this.#maxFlows = options.maxFlows;
     this.#quota = options.quota ?? new Quota('UDP flows', LIMITS.flowsPerPeer, LIMITS.flows);
+    this.#lanes = options.lanes;
     this.#sweep = setInterval(() => this.#onSweep(), SWEEP_MS);
     this.#sweep.unref();
   }
@@ -192,6 +197,7 @@ export class UdpExits {
       service: service.name,
       idleMs: Math.min(idleMs, MAX_IDLE_MS) + IDLE_GRACE_MS,
       budget: this.#budget,
+      lanes: this.#lanes?.(owned.peer, service.name),
       target: service,
       onBuffers: (bytes) => this.#report.socketBuffers(bytes),
     });
@@ -253,7 +259,7 @@ export class UdpExits {
 
   #take(flow: ExitFlow, datagram: Buffer, now: number): void {
     const payload = flow.accept(datagram, now);
-    if (payload) flow.deliver(payload);
+    if (payload && flow.mayPass('in', payload.length)) flow.deliver(payload);
   }
 
   // ---- ending

@@ -8,7 +8,7 @@ import type { Endpoint, Session } from '../../src/session/session.js';
 import { parseTicket } from '../../src/session/ticket.js';
 import type { Way } from '../../src/session/way.js';
 import type { TunnelEvent } from '../../src/tunnel/events.js';
-import { Expose } from '../../src/tunnel/expose.js';
+import { Expose, type ExposeOptions } from '../../src/tunnel/expose.js';
 
 export class MemoryNetwork {
   readonly identity = Identity.generate();
@@ -21,7 +21,10 @@ export class MemoryNetwork {
   /** Dials fail while it is down. */
   up = true;
 
-  constructor(ports: Readonly<Record<string, number>>, options: { readonly resumeTimeoutMs?: number } = {}) {
+  constructor(
+    ports: Readonly<Record<string, number>>,
+    options: Pick<ExposeOptions, 'resumeTimeoutMs' | 'limits' | 'rates'> = {},
+  ) {
     const incoming = this.#incoming;
     const endpoint: Endpoint = {
       nodeId: this.identity.nodeId,
