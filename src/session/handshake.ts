@@ -59,7 +59,7 @@ export interface AcceptHandshake<Grant> {
   /** Called with a HELLO before anything in it is proven. Throws to refuse it at little cost. */
   screen?(remote: Hello): void;
   /** Decides who is let in. Undefined denies. */
-  admit(peer: NodeId, tokens: readonly string[]): Grant | undefined;
+  admit(peer: NodeId, remote: Hello): Grant | undefined;
   /** What `grant` may reach, told to the peer. */
   services(grant: Grant): readonly ServiceInfo[];
   /** What the peer may call besides `ping`. */
@@ -106,7 +106,7 @@ export async function acceptHandshake<Grant>(
   );
   screen(session, remote, options);
   const peer = identityOf(session, remote);
-  const grant = options.admit(peer, remote.tokens ?? []);
+  const grant = options.admit(peer, remote);
   if (grant === undefined) {
     throw refuse(session, new TunnelError('DENIED', 'the peer is not allowed to connect'));
   }

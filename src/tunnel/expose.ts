@@ -20,7 +20,7 @@ import { ChannelTable, statusSource } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
 import { LIMITS, type Limits, Quota, type Refusals } from './limits.js';
 import { decodeOpen, type OpenRequest } from './open.js';
-import { type Grant, Policy, ticketToken } from './policy.js';
+import { type Grant, ownerSource, Policy, type RightsSource, ticketToken, tokenSource } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import type { Rates } from './rates.js';
 import { reportConnected } from './report-session.js';
@@ -46,6 +46,8 @@ export interface ExposeOptions {
   readonly identity: Identity;
   readonly services: readonly Service[];
   readonly report: Report;
+  /** Who may have what, besides the identity itself and the holders of its ticket. */
+  readonly rights?: readonly RightsSource[];
   /** How long a peer's connections wait for a session at most, milliseconds. */
   readonly resumeTimeoutMs?: number;
   /** What an admitted peer may call besides what an expose answers itself. */
@@ -94,7 +96,11 @@ export class Expose {
   constructor(options: ExposeOptions) {
     this.#options = options;
     this.#token = ticketToken(options.identity, options.services);
-    this.#policy = new Policy(options.identity.nodeId, options.services, this.#token);
+    this.#policy = new Policy(options.services, [
+      ownerSource(options.identity.nodeId),
+      tokenSource(this.#token),
+      ...(options.rights ?? []),
+    ]);
     this.#channels = new ChannelTable(options.report);
     const limits = { ...LIMITS, ...options.limits };
     this.#limits = limits;
@@ -163,7 +169,11 @@ export class Expose {
       const { peer, grant, streams } = await acceptHandshake(session, {
         identity: this.#options.identity,
         screen: (remote) => arrival.heard(remote),
-        admit: (id, tokens) => this.#admit(id, tokens, arrival),
+        admit: (peer, { instanceId, tokens }) => {
+          // First: a single-use ticket must not be taken by a session that is turned away.
+          arrival.proven(peer);
+          return this.#policy.admit({ peer, instanceId, tokens: tokens ?? [] });
+        },
         services: (allowed) => this.#policy.describe(allowed),
         dispatcher: (allowed, id, remote) => {
           udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name) =>
@@ -190,16 +200,10 @@ export class Expose {
       this.#deny(session.remoteId, `was not let in: ${reason.message}`, reason);
       return;
     }
+    arrival.admitted();
     udp?.attach(admitted.peer);
     await this.#live(admitted);
     this.#sessions.delete(session);
-  }
-
-  /** Asks the policy first: who may not come in learns nothing of limits. Throws LIMIT. */
-  #admit(peer: NodeId, tokens: readonly string[], arrival: Arrival): Grant | undefined {
-    const grant = this.#policy.admit(peer, tokens);
-    if (grant) arrival.admitted(peer);
-    return grant;
   }
 
   /** An admitted session until its end. */

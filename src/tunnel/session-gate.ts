@@ -36,8 +36,10 @@ export interface GateOptions {
 export interface Arrival {
   /** Its HELLO is here, its identity not proven yet. Throws LIMIT. */
   heard(remote: Hello): void;
-  /** It is who it says it is, and has been let in. Throws LIMIT. */
-  admitted(peer: NodeId): void;
+  /** It is who it says it is. From now on it counts as one of that peer's sessions. Throws LIMIT. */
+  proven(peer: NodeId): void;
+  /** It has been let in. */
+  admitted(): void;
   /** It has ended, in whatever way. Idempotent. */
   end(): void;
 }
@@ -95,11 +97,11 @@ export class SessionGate {
         this.#refused += 1;
         throw tooFast();
       },
-      admitted: (peer) => {
+      proven: (peer) => {
         this.#sessions.take(peer, isKnownProcess ? this.#limits.sessionReserve : 0);
         held = peer;
-        this.#remember(address);
       },
+      admitted: () => this.#remember(address),
       end: () => {
         this.#remove(waiting);
         if (held !== undefined) this.#sessions.give(held);

@@ -19,7 +19,7 @@ function sessions() {
 function accepting(overrides: Partial<AcceptHandshake<string>> = {}): AcceptHandshake<string> {
   return {
     identity: exposed,
-    admit: (_peer, tokens) => (tokens.includes('good') ? 'grant' : undefined),
+    admit: (_peer, { tokens }) => (tokens?.includes('good') ? 'grant' : undefined),
     services: () => [{ name: 'db', protocol: 'tcp' }],
     dispatcher: () => ({ 'services.list': () => Buffer.from('[]') }),
     ...overrides,

@@ -125,7 +125,8 @@ describe('the gate', () => {
     });
     const first = it.arrive(from('192.0.2.1:1').session);
     first?.heard(HELLO);
-    first?.admitted(peer);
+    first?.proven(peer);
+    first?.admitted();
     // The address uses up its share; everybody else uses up the common one.
     for (let i = 0; i < 10; i += 1) {
       const arrival = it.arrive(from('192.0.2.1:2').session);
@@ -178,7 +179,7 @@ describe('the gate', () => {
     const enter = (id: NodeId, hello: Hello) => {
       const arrival = it.arrive(from('192.0.2.1:1').session);
       arrival?.heard(hello);
-      return { arrival, error: thrown(() => arrival?.admitted(id)) };
+      return { arrival, error: thrown(() => arrival?.proven(id)) };
     };
     const others = Array.from({ length: 3 }, () => Identity.generate().nodeId) as [NodeId, NodeId, NodeId];
     const [one, two, three] = [enter(peer, HELLO), enter(peer, HELLO), enter(peer, HELLO)];
