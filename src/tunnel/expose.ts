@@ -136,6 +136,7 @@ export class Expose {
     await this.#channels.drain(drainMs, signal);
     this.#channels.abortAll(error);
     this.#udp.close();
+    for (const channels of this.#processes.values()) channels.forget();
     for (const session of this.#sessions) session.close(error.wireCode, error.message);
     await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close()));
   }
