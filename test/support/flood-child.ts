@@ -61,5 +61,7 @@ await new Promise<void>((resolve) => {
   }, TICK_MS);
 });
 const took = (performance.now() - startedAt) / 1000;
-process.stdout.write(`${JSON.stringify({ dialled, perSecond: Math.round(dialled / took), failed, endings })}\n`);
+process.stdout.write(
+  `${JSON.stringify({ dialled, perSecond: Math.round(dialled / took), failed, endings })}\n`,
+);
 process.exit(0);
