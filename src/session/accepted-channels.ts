@@ -44,6 +44,7 @@ export class AcceptedChannels {
   readonly #sessions = new Set<PeerSession>();
   readonly #host: ChannelHost;
   #idleTimer: NodeJS.Timeout | undefined;
+  #forgottenForGood = false;
 
   constructor(options: AcceptedChannelsOptions) {
     this.#options = options;
@@ -153,6 +154,12 @@ export class AcceptedChannels {
     }
   }
 
+  /** Nobody comes back to ask for ends: keeps nothing alive for that. */
+  forget(): void {
+    this.#forgottenForGood = true;
+    clearTimeout(this.#idleTimer);
+  }
+
   /** Ends every channel. */
   abortAll(error: TunnelError): void {
     for (const { channel } of [...this.#open.values()]) channel.abort(error);
@@ -188,7 +195,7 @@ export class AcceptedChannels {
 
   /** The ends are kept for as long as the peer may come back and ask. */
   #maybeIdle(): void {
-    if (!this.isIdle) return;
+    if (!this.isIdle || this.#forgottenForGood) return;
     clearTimeout(this.#idleTimer);
     this.#idleTimer = setTimeout(() => this.#options.onIdle(), this.#options.forgetAfterMs);
     this.#idleTimer.unref();

@@ -12,6 +12,7 @@ import { ChannelTable, statusSource } from './channel-table.js';
 import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
 import { RateLimit } from './rate-limit.js';
+import type { Rates } from './rates.js';
 import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
 import type { ForwardSpec } from './spec.js';
@@ -30,6 +31,8 @@ export interface ForwardOptions extends Dialler {
   readonly reconnectTimeoutMs?: number | undefined;
   /** Milliseconds after the last packet either way at which a UDP flow ends. */
   readonly udpIdleMs?: number;
+  /** Limits of bytes a second. */
+  readonly rates?: Rates | undefined;
   /** Called when the machine's network has changed. */
   readonly onNetworkChange?: () => Promise<void>;
 }
@@ -73,6 +76,7 @@ export class Forward {
       report,
       flows: table.flows,
       onError,
+      lanes: (service) => options.rates?.lanes(peer, service),
       ...(options.udpIdleMs === undefined ? {} : { idleMs: options.udpIdleMs }),
     });
     try {
@@ -84,6 +88,7 @@ export class Forward {
         const entry = await TcpEntry.listen(spec.local, {
           service: spec.service,
           channels,
+          lanes: () => options.rates?.lanes(peer, spec.service),
           session: (signal) => (starting.link as Link).session(signal),
           track: (channel, session, client) =>
             table.add(channel, session, spec.service, {

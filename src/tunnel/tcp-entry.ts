@@ -9,6 +9,7 @@ import { isAbandonedSocket } from './abandoned-socket.js';
 import { join, readFrom, resetSocket } from './join.js';
 import { listenError } from './listen-error.js';
 import { encodeOpen } from './open.js';
+import { type Lanes, Pace } from './pace.js';
 import { formatHostPort, formatLocal, type Local } from './spec.js';
 
 /** As many as the system allows (`net.core.somaxconn`): a burst of connections must not be dropped. */
@@ -19,6 +20,8 @@ const MAX_HELD = 1024;
 export interface TcpEntryOptions {
   readonly service: string;
   readonly channels: OpenedChannels;
+  /** The limits of bytes a second that a new connection comes under. */
+  readonly lanes?: () => Lanes | undefined;
   /** The session to open on, now or when there is one again. */
   session(signal: AbortSignal): Promise<PeerSession>;
   track(
@@ -95,8 +98,11 @@ export class TcpEntry {
       return;
     }
     const onClosed = this.#options.track(channel, peer, () => remoteAddress(socket));
+    const lanes = this.#options.lanes?.();
+    const pace = lanes && new Pace(lanes);
     channel.start(
       join(socket, channel, {
+        pace,
         onClosed: (error) => {
           if (error && error.code !== 'RESET') this.#options.onError(error);
           onClosed(error);
@@ -108,7 +114,7 @@ export class TcpEntry {
       return;
     }
     socket.off('error', onEarlyError);
-    readFrom(socket, channel);
+    readFrom(socket, channel, pace);
     socket.resume();
   }
 

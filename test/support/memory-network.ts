@@ -8,13 +8,12 @@ import { AsyncQueue } from '../../src/session/queue.js';
 import type { Endpoint, Session } from '../../src/session/session.js';
 import type { Way } from '../../src/session/way.js';
 import type { TunnelEvent } from '../../src/tunnel/events.js';
-import { Expose } from '../../src/tunnel/expose.js';
+import { Expose, type ExposeOptions } from '../../src/tunnel/expose.js';
 import type { RightsSource } from '../../src/tunnel/policy.js';
 import type { Protocol, Service } from '../../src/tunnel/spec.js';
 import { tokenSource } from './token-source.js';
 
-export interface MemoryNetworkOptions {
-  readonly resumeTimeoutMs?: number;
+export interface MemoryNetworkOptions extends Pick<ExposeOptions, 'resumeTimeoutMs' | 'limits' | 'rates'> {
   /** Besides those of the network's own token. */
   readonly rights?: readonly RightsSource[];
   readonly identity?: Identity;
@@ -45,13 +44,14 @@ export class MemoryNetwork {
       networkChange: async () => undefined,
       close: async () => incoming.end(),
     };
+    const { udp, ...rest } = options;
     this.expose = new Expose({
+      ...rest,
       endpoints: [endpoint],
       identity: this.identity,
-      services: [...services('tcp', ports), ...services('udp', options.udp ?? {})],
+      services: [...services('tcp', ports), ...services('udp', udp ?? {})],
       report: (event) => this.events.push(event),
       rights: [tokenSource(this.token), ...(options.rights ?? [])],
-      ...(options.resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs: options.resumeTimeoutMs }),
     });
   }
 

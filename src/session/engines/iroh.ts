@@ -41,6 +41,9 @@ const DATAGRAM_BUFFER = 4 * 1024 * 1024;
 /** Bytes of one stream under way between the addon and this side. */
 const READ_BUDGET = 1024 * 1024;
 const MAX_QUEUED_DATAGRAM_BATCHES = 1024;
+const MAX_QUEUED_DATAGRAM_BYTES = 16 * 1024 * 1024;
+/** Until somebody asks for them: a peer that has not been admitted yet may send as much as any other. */
+const MAX_EARLY_DATAGRAM_BYTES = 256 * 1024;
 const DIAL_TIMEOUT_MS = 15_000;
 
 export interface IrohOptions {
@@ -240,6 +243,10 @@ class IrohSession implements Session {
   readonly #events: Events;
   readonly #streams = new Set<IrohStream>();
   readonly #incomingDatagrams = new AsyncQueue<readonly Buffer[]>();
+  /** Bytes of each batch that waits. */
+  readonly #datagramSizes: number[] = [];
+  #datagramBytes = 0;
+  #datagramsWanted = false;
   readonly #pathListeners = new Set<(path: SessionPath, previous: SessionPath) => void>();
   readonly #resolveClosed: (info: CloseInfo) => void;
   heard = 0;
@@ -258,11 +265,17 @@ class IrohSession implements Session {
     });
     this.#resolveClosed = resolve;
     const native = connection;
+    const incoming = {
+      [Symbol.asyncIterator]: () => {
+        this.#datagramsWanted = true;
+        return this.#incomingDatagrams[Symbol.asyncIterator]();
+      },
+    };
     this.datagrams = {
       get maxDatagramSize() {
         return native.maxDatagramSize();
       },
-      incoming: this.#incomingDatagrams,
+      incoming,
       send(datagrams) {
         try {
           return native.sendDatagrams(datagrams as Uint8Array[]);
@@ -352,8 +365,23 @@ class IrohSession implements Session {
 
   onDatagrams(batch: readonly Buffer[]): void {
     this.heard += 1;
-    if (this.#incomingDatagrams.length >= MAX_QUEUED_DATAGRAM_BATCHES) this.#incomingDatagrams.shift();
     this.#incomingDatagrams.push(batch);
+    if (this.#incomingDatagrams.length > 0) this.#boundDatagrams(batch);
+  }
+
+  /** `batch` was not taken at once. Drops the oldest beyond the bounds. */
+  #boundDatagrams(batch: readonly Buffer[]): void {
+    const queue = this.#incomingDatagrams;
+    const sizes = this.#datagramSizes;
+    const size = batch.reduce((sum, { length }) => sum + length, 0);
+    sizes.push(size);
+    this.#datagramBytes += size;
+    const limit = this.#datagramsWanted ? MAX_QUEUED_DATAGRAM_BYTES : MAX_EARLY_DATAGRAM_BYTES;
+    for (;;) {
+      while (sizes.length > queue.length) this.#datagramBytes -= sizes.shift() as number;
+      if (queue.length <= MAX_QUEUED_DATAGRAM_BATCHES && this.#datagramBytes <= limit) return;
+      queue.shift();
+    }
   }
 
   onPath(info: Native.PathInfo): void {
