@@ -7,8 +7,12 @@ import { AsyncQueue } from '../../src/session/queue.js';
 import type { Endpoint, Session } from '../../src/session/session.js';
 import type { Way } from '../../src/session/way.js';
 import type { TunnelEvent } from '../../src/tunnel/events.js';
-import { Expose } from '../../src/tunnel/expose.js';
+import { Expose, type ExposeOptions } from '../../src/tunnel/expose.js';
 import { tokenSource } from './token-source.js';
+
+export type MemoryNetworkOptions = Partial<
+  Pick<ExposeOptions, 'resumeTimeoutMs' | 'rights' | 'ask' | 'approvalTimeoutMs'>
+>;
 
 export class MemoryNetwork {
   readonly identity = Identity.generate();
@@ -21,7 +25,7 @@ export class MemoryNetwork {
   /** Dials fail while it is down. */
   up = true;
 
-  constructor(ports: Readonly<Record<string, number>>, options: { readonly resumeTimeoutMs?: number } = {}) {
+  constructor(ports: Readonly<Record<string, number>>, options: MemoryNetworkOptions = {}) {
     const incoming = this.#incoming;
     const endpoint: Endpoint = {
       nodeId: this.identity.nodeId,
