@@ -4,10 +4,13 @@ import { once } from 'node:events';
 import { chmodSync, existsSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { eventually } from '../support/eventually.js';
 import { dial, endOf as ending, listen } from '../support/sockets.js';
 import { type JsonEvent, Machine, type TunnelProcess } from '../support/tunnel-process.js';
+
+// Many processes a test, each of which takes seconds to start on a busy machine.
+vi.setConfig({ testTimeout: 120_000 });
 
 let here: Machine;
 let there: Machine;
