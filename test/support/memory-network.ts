@@ -19,6 +19,7 @@ export interface MemoryNetworkOptions extends Pick<ExposeOptions, 'resumeTimeout
   readonly identity?: Identity;
   /** UDP services, by name. */
   readonly udp?: Readonly<Record<string, number>>;
+  readonly ask?: boolean;
 }
 
 export class MemoryNetwork {
@@ -52,6 +53,7 @@ export class MemoryNetwork {
       services: [...services('tcp', ports), ...services('udp', udp ?? {})],
       report: (event) => this.events.push(event),
       rights: [tokenSource(this.token), ...(options.rights ?? [])],
+      ask: options.ask ?? false,
     });
   }
 
