@@ -114,6 +114,28 @@ export const SCENARIOS: readonly Scenario[] = [
     },
   },
   {
+    title: 'an application that stopped reading before the outage and goes on during it gets every byte',
+    async before({ near, far }) {
+      near.pause();
+      sendAndFinish(far, 24 * MIB);
+      near.finish();
+      await far.until('a blocked sender', SETTLED_MS, () => far.socket.writableNeedDrain);
+    },
+    during: ({ near }) => near.resume(),
+    after: completes,
+  },
+  {
+    title: 'a service that stopped reading before the outage and goes on during it gets every byte',
+    async before({ near, far }) {
+      far.pause();
+      sendAndFinish(near, 24 * MIB);
+      far.finish();
+      await near.until('a blocked sender', SETTLED_MS, () => near.socket.writableNeedDrain);
+    },
+    during: ({ far }) => far.resume(),
+    after: completes,
+  },
+  {
     title: 'a reset by the application during the outage reaches the service as a reset',
     before: exchange,
     during: ({ near }) => near.reset(),
@@ -124,7 +146,8 @@ export const SCENARIOS: readonly Scenario[] = [
   {
     title: 'a reset by the application in mid-upload during the outage reaches the service as a reset',
     async before({ near, far }) {
-      void near.send(256 * MIB);
+      // Without an end, and slow enough to be under way for as long as it takes.
+      void near.send(Number.MAX_SAFE_INTEGER, { bytesPerSecond: 16 * MIB });
       await far.whenReceived(4 * MIB, SETTLED_MS);
     },
     during: ({ near }) => near.reset(),
