@@ -9,6 +9,7 @@ import { OpenedChannels } from '../session/opened-channels.js';
 import type { Dispatcher } from '../session/rpc-session.js';
 import type { SessionPath } from '../session/session.js';
 import { ChannelTable, statusSource } from './channel-table.js';
+import { Descriptors } from './descriptors.js';
 import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
 import { RateLimit } from './rate-limit.js';
@@ -62,6 +63,7 @@ export class Forward {
     const table = new ChannelTable(report);
     const channels = new OpenedChannels(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs });
     const errors = new RateLimit(ERRORS_PER_SECOND);
+    const descriptors = new Descriptors();
     const starting: { link?: Link } = {};
     const entries: TcpEntry[] = [];
     const locals: string[] = [];
@@ -84,6 +86,7 @@ export class Forward {
         const entry = await TcpEntry.listen(spec.local, {
           service: spec.service,
           channels,
+          descriptors,
           session: (signal) => (starting.link as Link).session(signal),
           track: (channel, session, client) =>
             table.add(channel, session, spec.service, {
