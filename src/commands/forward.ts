@@ -82,7 +82,7 @@ export default class ForwardCommand extends BaseCommand {
       code = await serve(forward, shutdown);
     } finally {
       await observation.close();
-      await close();
+      await close(shutdown.atOnce);
       shutdown.dispose();
     }
     this.exit(code);

@@ -108,7 +108,7 @@ export class Expose {
     this.#channels.abortAll(error);
     this.#udp.close();
     for (const session of this.#sessions) session.close(error.wireCode, error.message);
-    await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close()));
+    await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close(signal ? { signal } : {})));
   }
 
   async #accept(endpoint: Endpoint): Promise<void> {

@@ -146,8 +146,8 @@ describeFaults('SIGINT during an outage', () => {
       expect(await which(rig).exited).toBe(130);
       const took = performance.now() - askedAt;
       say(`  ended after ${(took / 1000).toFixed(1)} s`);
-      // The engine takes up to 3 s more to say goodbye over a path that is not there.
-      expect(took).toBeLessThan(15_000);
+      // There is nobody to say goodbye to. The rest is the end of a process on a busy machine.
+      expect(took).toBeLessThan(11_000);
       const own = which(rig) === rig.forward ? near : far;
       expect(await own.whenSeen(5_000)).toBe('reset');
     },

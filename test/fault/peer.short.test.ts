@@ -37,6 +37,7 @@ describeFaults('a peer that is killed', () => {
       .filter(({ event, reason }) => event === 'channel.close' && reason !== 'eos')
       .map(({ reason }) => reason);
     expect(reasons).toEqual(['peer-restarted', 'peer-restarted', 'peer-restarted']);
+    expect(await rig.forward.event('resume', {}, mark)).toMatchObject({ resumed: 0, lost: 3 });
   }, 90_000);
 });
 
@@ -65,5 +66,5 @@ async function works130(one: Rig): Promise<void> {
   const askedAt = performance.now();
   one.forward.kill('SIGINT');
   expect(await one.forward.exited).toBe(130);
-  expect(performance.now() - askedAt).toBeLessThan(5_000);
+  expect(performance.now() - askedAt).toBeLessThan(2_000);
 }
