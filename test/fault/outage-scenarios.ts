@@ -14,8 +14,6 @@ export interface Ends {
 
 export interface Scenario {
   readonly title: string;
-  /** The service itself ends the connection with a reset meanwhile, so it does not come back. */
-  readonly endedAtService?: boolean;
   /** Resolves when the outage may begin. */
   before?(ends: Ends): Promise<void>;
   during?(ends: Ends): void;
@@ -159,7 +157,6 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     title: 'a reset by the service during the outage reaches the application as a reset',
-    endedAtService: true,
     before: exchange,
     during: ({ far }) => far.reset(),
     async after({ near }) {
@@ -168,7 +165,6 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     title: 'a reset by the service during the outage, after the application ended its side, is no clean end',
-    endedAtService: true,
     async before({ near, far }) {
       sendAndFinish(near, KIB);
       expect(await far.whenSeen(SETTLED_MS)).toBe('end');
