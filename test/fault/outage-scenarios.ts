@@ -1,6 +1,6 @@
 /** What connections may be doing when the path goes, and what they were promised. */
 import { expect } from 'vitest';
-import type { Party } from '../support/party.js';
+import type { Party, SendOptions } from '../support/party.js';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -12,10 +12,16 @@ export interface Ends {
   readonly far: Party;
 }
 
+/** The big transfers: under way when the path goes, and for long enough after it. */
+export interface Bulk {
+  readonly bytes: number;
+  readonly bytesPerSecond?: number;
+}
+
 export interface Scenario {
   readonly title: string;
   /** Resolves when the outage may begin. */
-  before?(ends: Ends): Promise<void>;
+  before?(ends: Ends, bulk: Bulk): Promise<void>;
   during?(ends: Ends): void;
   after(ends: Ends): Promise<void>;
 }
@@ -34,8 +40,8 @@ function exact(receiver: Party, sender: Party): void {
   expect(receiver.receivedSha256).toBe(sender.sentSha256);
 }
 
-export function sendAndFinish(party: Party, bytes: number): void {
-  void party.send(bytes).then(() => party.finish());
+export function sendAndFinish(party: Party, bytes: number, options: SendOptions = {}): void {
+  void party.send(bytes, options).then(() => party.finish());
 }
 
 async function exchange({ near, far }: Ends): Promise<void> {
@@ -46,8 +52,8 @@ async function exchange({ near, far }: Ends): Promise<void> {
 export const SCENARIOS: readonly Scenario[] = [
   {
     title: 'a download in mid-transfer arrives with the same SHA-256',
-    async before({ near, far }) {
-      sendAndFinish(far, 128 * MIB);
+    async before({ near, far }, bulk) {
+      sendAndFinish(far, bulk.bytes, bulk);
       near.finish();
       await near.whenReceived(8 * MIB, SETTLED_MS);
     },
@@ -55,8 +61,8 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     title: 'an upload in mid-transfer arrives with the same SHA-256',
-    async before({ near, far }) {
-      sendAndFinish(near, 128 * MIB);
+    async before({ near, far }, bulk) {
+      sendAndFinish(near, bulk.bytes, bulk);
       far.finish();
       await far.whenReceived(8 * MIB, SETTLED_MS);
     },

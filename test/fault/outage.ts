@@ -10,6 +10,7 @@ import type { Party } from '../support/party.js';
 import { type Pair, Rig } from '../support/rig.js';
 import { doomedEnds, openDoomed, startSilentTarget } from '../support/silent-target.js';
 import {
+  type Bulk,
   completes,
   type Ends,
   SCENARIOS,
@@ -22,6 +23,7 @@ const KIB = 1024;
 const MIB = 1024 * KIB;
 /** The path is known to be dead after this long: 5 s of silence, and time to say so on a busy machine. */
 const KNOWN_DEAD_MS = 7_000;
+const BULK: Bulk = { bytes: 128 * MIB };
 const EACH_MS = 3 * SETTLED_MS;
 
 export interface OutageOptions {
@@ -30,6 +32,7 @@ export interface OutageOptions {
   readonly ms: number;
   /** Whether the forward must have noticed. */
   readonly noticed: boolean;
+  readonly bulk?: Bulk;
 }
 
 /** Declares the tests of one outage. The story runs once; each test looks at one line of it. */
@@ -138,7 +141,8 @@ class Story {
     }
     const doomed = await openDoomed(rig, 8 * MIB);
     const transfers = running.filter(({ scenario }) => !scenario.during);
-    const prepare = ({ scenario, ends }: (typeof running)[number]) => scenario.before?.(ends);
+    const prepare = ({ scenario, ends }: (typeof running)[number]) =>
+      scenario.before?.(ends, options.bulk ?? BULK);
     await Promise.all(running.filter(({ scenario }) => scenario.during).map(prepare));
     // The big transfers last, so that they are in full swing when the path goes.
     await Promise.all(transfers.map(prepare));

@@ -17,9 +17,10 @@ describeFaults('a peer that is killed', () => {
     rig = await Rig.start();
     const idle = await used(rig);
     const download = await used(rig);
-    void download.far.send(512 * MIB);
+    // Slow enough to be under way for as long as it takes.
+    void download.far.send(512 * MIB, { bytesPerSecond: 16 * MIB });
     const upload = await used(rig);
-    void upload.near.send(512 * MIB);
+    void upload.near.send(512 * MIB, { bytesPerSecond: 16 * MIB });
     await download.near.whenReceived(4 * MIB, 30_000);
     await upload.far.whenReceived(4 * MIB, 30_000);
     const mark = rig.mark;
