@@ -197,6 +197,13 @@ export class Expose {
     });
   }
 
+  /** Of a peer that was said to be waited for. */
+  #reportClosed(peer: NodeId, reason: TunnelError | undefined): void {
+    const told = reason?.code === 'PEER_GONE' || reason?.code === 'RESUME_EXPIRED' ? reason : undefined;
+    const error = told ? { error: { code: told.code, message: told.message } } : {};
+    this.#options.report({ event: 'session', peer, state: 'closed', ...error });
+  }
+
   #channelsOf(peer: NodeId, { instanceId, resumeTimeoutMs }: Hello): AcceptedChannels {
     const key = `${peer} ${instanceId}`;
     const known = this.#processes.get(key);
@@ -212,6 +219,7 @@ export class Expose {
       forgetAfterMs: Math.min(resumeTimeoutMs ?? RESUME_TIMEOUT_MS, MAX_REMEMBER_MS) + REMEMBER_MARGIN_MS,
       complete: !this.#forgot,
       onIdle: () => this.#processes.delete(key),
+      onNothingWaits: (error) => this.#reportClosed(peer, error),
     });
     this.#processes.set(key, channels);
     return channels;

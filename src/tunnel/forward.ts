@@ -1,6 +1,6 @@
 /** Listens for one peer's services: one link, one entry per spec. */
 import { TunnelError } from '../error.js';
-import { peerIsGone } from '../session/gone-peer.js';
+import { peerIsGone, whereToAsk } from '../session/gone-peer.js';
 import type { PeerSession } from '../session/handshake.js';
 import { Link, type LinkState } from '../session/link.js';
 import { watchNetwork } from '../session/network-watch.js';
@@ -188,7 +188,7 @@ class LinkReporter {
   readonly #channels: OpenedChannels;
   readonly #entries: readonly TcpEntry[];
   readonly #services: readonly string[];
-  /** Where the peer was while there was a session. */
+  /** Where the peer's machine was while there was a session, if it can be asked. */
   #address: string | undefined;
   #looking: AbortController | undefined;
 
@@ -244,9 +244,9 @@ class LinkReporter {
     }
   }
 
-  #follow({ session }: PeerSession): void {
-    const note = ({ kind, remote }: SessionPath) => {
-      this.#address = kind === 'iroh-direct' ? remote : undefined;
+  #follow({ session, remote }: PeerSession): void {
+    const note = (path: SessionPath) => {
+      this.#address = whereToAsk(path, remote);
     };
     note(session.path);
     session.onPathChange(note);

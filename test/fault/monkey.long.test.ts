@@ -8,5 +8,18 @@ const seed = Number(process.env.MONKEY_SEED ?? Math.floor(Math.random() * 2 ** 3
 const connections = Number(process.env.MONKEY_CONNECTIONS ?? 50);
 
 describeFaults('the monkey', () => {
-  it('breaks no rule', () => monkeyTest({ seed, seconds, connections }), seconds * 1000 + 200_000);
+  const options = { seed, seconds, connections };
+  const limit = seconds * 1000 + 200_000;
+
+  it('breaks no rule', () => monkeyTest(options), limit);
+
+  it(
+    'breaks no rule over WebTransport',
+    () =>
+      monkeyTest(options, {
+        exposeFlags: ['--webtransport', '10.77.1.2:4433'],
+        forwardFlags: ['--via', 'webtransport'],
+      }),
+    limit,
+  );
 });

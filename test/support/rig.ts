@@ -148,9 +148,9 @@ export class Rig {
     await this.expose.exited;
   }
 
-  /** Starts it again with the same files, so under the same key and on the same port. */
-  async restartExpose(): Promise<void> {
-    this.expose = this.far.start(...this.#exposeArgs);
+  /** Starts it again with the same files, so under the same key, and on the same port unless the flags say another. */
+  async restartExpose(...flags: string[]): Promise<void> {
+    this.expose = this.far.start(...this.#exposeArgs, ...flags);
     await this.expose.event('ready');
   }
 
