@@ -1,6 +1,7 @@
 /** The monkey: MONKEY_SECONDS (60), MONKEY_SEED (a new one each time), MONKEY_CONNECTIONS (50). */
 import { it } from 'vitest';
 import { describeFaults } from '../support/describe-faults.js';
+import { OVER_WEBTRANSPORT } from '../support/rig.js';
 import { monkeyTest } from './monkey-test.js';
 
 const seconds = Number(process.env.MONKEY_SECONDS ?? 60);
@@ -13,13 +14,5 @@ describeFaults('the monkey', () => {
 
   it('breaks no rule', () => monkeyTest(options), limit);
 
-  it(
-    'breaks no rule over WebTransport',
-    () =>
-      monkeyTest(options, {
-        exposeFlags: ['--webtransport', '10.77.1.2:4433'],
-        forwardFlags: ['--via', 'webtransport'],
-      }),
-    limit,
-  );
+  it('breaks no rule over WebTransport', () => monkeyTest(options, OVER_WEBTRANSPORT), limit);
 });

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, it } from 'vitest';
 import { channelsClosed } from '../support/channel-counts.js';
 import { describeFaults, lasting, say } from '../support/describe-faults.js';
 import type { Party } from '../support/party.js';
-import { type Pair, Rig } from '../support/rig.js';
+import { type Pair, Rig, type RigOptions } from '../support/rig.js';
 import { doomedEnds, openDoomed, startSilentTarget } from '../support/silent-target.js';
 import {
   type Bulk,
@@ -33,6 +33,7 @@ export interface OutageOptions {
   /** Whether the forward must have noticed. */
   readonly noticed: boolean;
   readonly bulk?: Bulk;
+  readonly rig?: RigOptions;
 }
 
 /** Declares the tests of one outage. The story runs once; each test looks at one line of it. */
@@ -104,6 +105,7 @@ class Story {
   static async live(options: OutageOptions, results: Map<string, Promise<void>>): Promise<Story> {
     let doomed: ChildProcess | undefined;
     const rig = await Rig.start({
+      ...options.rig,
       targets: async (network) => {
         const started = await startSilentTarget(network);
         doomed = started.child;

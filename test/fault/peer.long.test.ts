@@ -2,7 +2,7 @@
 import { afterEach, expect, it } from 'vitest';
 import { describeFaults, lasting, say } from '../support/describe-faults.js';
 import { Network } from '../support/netns.js';
-import { Rig } from '../support/rig.js';
+import { OVER_WEBTRANSPORT, Rig } from '../support/rig.js';
 import { sha256 } from '../support/sockets.js';
 import { throughRelay } from '../support/spawn-relay.js';
 import { Machine, type TunnelProcess } from '../support/tunnel-process.js';
@@ -199,12 +199,14 @@ describeFaults('both sides started without any network', () => {
 
 describeFaults('SIGINT during an outage', () => {
   it.each([
-    ['forward', (rig: Rig) => rig.forward],
-    ['expose', (rig: Rig) => rig.expose],
-  ])(
+    ['forward', (rig: Rig) => rig.forward, {}],
+    ['expose', (rig: Rig) => rig.expose, {}],
+    ['forward over WebTransport', (rig: Rig) => rig.forward, OVER_WEBTRANSPORT],
+    ['expose over WebTransport', (rig: Rig) => rig.expose, OVER_WEBTRANSPORT],
+  ] as const)(
     '%s ends within its 10 s of grace, with 130, and resets what is left',
-    async (_name, which) => {
-      const rig = await start();
+    async (_name, which, options) => {
+      const rig = await start(options);
       const { near, far } = await used(rig);
       const mark = rig.mark;
       await rig.network.cut();

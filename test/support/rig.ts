@@ -20,6 +20,12 @@ export interface RigOptions {
   readonly ticket?: (ticket: string, network: Network) => Promise<string>;
 }
 
+/** For networks that drop UDP: TCP all the way. */
+export const OVER_WEBTRANSPORT: RigOptions = {
+  exposeFlags: ['--webtransport', '10.77.1.2:4433'],
+  forwardFlags: ['--via', 'webtransport'],
+};
+
 /** The two applications of one connection. */
 export interface Pair {
   readonly id: number;
