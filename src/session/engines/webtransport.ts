@@ -191,14 +191,13 @@ async function dialHttp2(
  * of a certificate that a CA vouches for; here it is told of no hash, and `authorized` is ours to set.
  */
 function pinCertificate(http2: ClientHttp2Session, hash: string) {
-  let socket: TLSSocket | undefined;
   const pinned = {
     /** Undefined before the certificate has been seen. */
     matches: undefined as boolean | undefined,
-    destroy: () => socket?.destroy(),
+    /** Also while it is connecting, where the session would let it, and the library throw when it is. */
+    destroy: () => socket.destroy(),
   };
-  http2.socket.prependOnceListener('secureConnect', function (this: TLSSocket) {
-    socket = this;
+  const see = function (this: TLSSocket) {
     const seen = this.getPeerX509Certificate()?.fingerprint256.replaceAll(':', '').toLowerCase();
     pinned.matches = seen === hash;
     this.authorized = pinned.matches;
@@ -207,7 +206,9 @@ function pinCertificate(http2: ClientHttp2Session, hash: string) {
     // that it is not authorized; a destroyed one has none, and that would throw.
     http2.destroy();
     Object.defineProperty(http2, 'socket', { value: this });
-  });
+  };
+  // The session's `socket` stands for the true one, and refuses to be destroyed; this answers that one.
+  const socket = http2.socket.prependOnceListener('secureConnect', see);
   return pinned;
 }
 
