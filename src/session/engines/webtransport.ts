@@ -9,6 +9,7 @@
  * - Windows that may grow deadlock: `WINDOWS` are at their limit from the start.
  * - It reads on whether or not anyone takes the data: the mux's credits are what bounds memory.
  * - A certificate that a CA vouches for passes whatever its hash: `pinCertificate`.
+ * - A session that is destroyed while it connects lets its socket connect, and throws then: `pinCertificate`.
  * - What a peer sends can throw in its event handlers, which would end the process: `guardParser`.
  * - A server's close waits for its connections for ever: `ConnectionGuard`.
  * - It prints when it is imported: `importQuietly`.
