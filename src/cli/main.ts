@@ -2,9 +2,11 @@
 import { Errors, flush, run } from '@oclif/core';
 import { TunnelError, toTunnelError } from '../error.js';
 import { reportFatal } from './base-command.js';
+import { endOnFault } from './crash.js';
 import { EXIT_USAGE, exitCode } from './exit-codes.js';
 
 export async function main(argv: string[], url: string): Promise<void> {
+  endOnFault(argv);
   // Who reads our output may go away: that ends the program, without a complaint.
   process.stdout.on('error', () => process.exit(0));
   const code = await runCommand(argv, url);

@@ -9,6 +9,7 @@ import { isAbandonedSocket } from './abandoned-socket.js';
 import { type Descriptors, descriptorLimit } from './descriptors.js';
 import { join, readFrom, resetSocket } from './join.js';
 import { listenError } from './listen-error.js';
+import { keepLive } from './live-sockets.js';
 import { encodeOpen } from './open.js';
 import { RateLimit } from './rate-limit.js';
 import { formatHostPort, formatLocal, type Local } from './spec.js';
@@ -98,6 +99,7 @@ export class TcpEntry {
   }
 
   async #serve(socket: Socket): Promise<void> {
+    keepLive(socket);
     // A socket that fails while it is held has nobody else to tell.
     const onEarlyError = () => undefined;
     socket.on('error', onEarlyError);

@@ -3,6 +3,7 @@ import { connect, type Socket } from 'node:net';
 import { systemCode, TunnelError, type WireCode } from '../error.js';
 import type { Channel, ChannelReceiver } from '../session/channel.js';
 import { join, readFrom } from './join.js';
+import { keepLive } from './live-sockets.js';
 import { formatTarget, type Service, type Target } from './spec.js';
 
 const DIAL_TIMEOUT_MS = 10_000;
@@ -22,6 +23,7 @@ export function tcpExit(channel: Channel, options: TcpExitOptions): void {
   const { service } = options;
   const onClosed = options.track(channel);
   const socket = dial(service.target);
+  keepLive(socket);
   const receiver: ChannelReceiver = join(socket, channel, { onClosed });
   const timer = setTimeout(() => {
     socket.destroy(Object.assign(new Error('connect timed out'), { code: 'ETIMEDOUT' }));
