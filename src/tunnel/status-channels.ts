@@ -35,9 +35,11 @@ export class ChannelRecord {
 export class ChannelRecords {
   readonly #open = new Map<number, ChannelRecord>();
   readonly #closed: ChannelStatus[] = [];
-  /** Kept sorted as last asked for: nearly sorted already, the next sort is cheap. */
-  #order: ChannelRecord[] = [];
-  #stale = false;
+  /**
+   * Kept sorted as last asked for: nearly sorted already, the next sort is cheap. Undefined once a channel
+   * has closed: where nobody looks, it would keep every channel there ever was.
+   */
+  #order: ChannelRecord[] | undefined = [];
   readonly #onBytes: OnBytes;
 
   constructor(onBytes: OnBytes) {
@@ -59,7 +61,7 @@ export class ChannelRecords {
   open(figures: ChannelFigures): ChannelRecord {
     const record = new ChannelRecord(figures);
     this.#open.set(figures.id, record);
-    this.#order.push(record);
+    this.#order?.push(record);
     return record;
   }
 
@@ -71,7 +73,7 @@ export class ChannelRecords {
     const record = this.#open.get(id);
     if (!record) return undefined;
     this.#open.delete(id);
-    this.#stale = true;
+    this.#order = undefined;
     this.#count(record, end.bytesIn, end.bytesOut);
     this.#closed.push({ ...channelStatus(record, 'closed'), reason: end.reason });
     if (this.#closed.length > MAX_CLOSED) this.#closed.shift();
@@ -91,11 +93,10 @@ export class ChannelRecords {
   }
 
   select(query: ChannelQuery): { rows: readonly ChannelStatus[]; matching: number } {
-    if (this.#stale) this.#order = [...this.#open.values()];
-    this.#stale = false;
-    this.#order.sort(order(query));
+    this.#order ??= [...this.#open.values()];
+    const sorted = this.#order.sort(order(query));
     const text = query.filter.trim().toLowerCase();
-    const found = text === '' ? this.#order : this.#order.filter((record) => record.contains(text));
+    const found = text === '' ? sorted : sorted.filter((record) => record.contains(text));
     return {
       rows: found.slice(0, query.limit).map((record) => channelStatus(record, record.figures.state)),
       matching: found.length,
