@@ -135,7 +135,7 @@ describeFaults('10,000 connections through 20 reconnects', () => {
     );
     // A heap settles at what a burst needs; what is left over grows on.
     for (const bytes of half) expect(bytes).toBeLessThan(32 * MIB);
-    for (const bytes of whole) expect(bytes).toBeLessThan(128 * MIB);
+    for (const bytes of whole) expect(bytes).toBeLessThan(64 * MIB);
   }, 580_000);
 });
 
