@@ -15,7 +15,7 @@ export interface Ways {
   readonly addresses: KnownAddresses;
   /** Tells the endpoint that the machine's network changed. */
   networkChange(): Promise<void>;
-  close(): Promise<void>;
+  close(signal?: AbortSignal): Promise<void>;
 }
 
 /** Binds what the ways need. Throws what binding throws, and USAGE when the flags leave no way. */
@@ -50,7 +50,7 @@ export async function openWays(identity: Identity, ticket: Ticket, flags: DialFl
     ways: [iroh, ...webTransportWays(identity, ticket, hints, IROH_HEAD_START_MS)],
     addresses,
     networkChange: () => endpoint.networkChange(),
-    close: () => endpoint.close(),
+    close: (signal) => endpoint.close(signal ? { signal } : {}),
   };
 }
 

@@ -111,7 +111,7 @@ export default class ForwardCommand extends BaseCommand {
     } finally {
       await memory.close();
       await observation.close();
-      await close();
+      await close(shutdown.atOnce);
       shutdown.dispose();
     }
     this.exit(code);

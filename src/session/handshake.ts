@@ -17,6 +17,7 @@ import {
 } from './hello.js';
 import { type Identity, verifySignature } from './identity.js';
 import type { NodeId } from './node-id.js';
+import { ownHosts } from './own-hosts.js';
 import { encodePreamble, PREAMBLE_TIMEOUT_MS, readPreamble, StreamKind } from './preamble.js';
 import { type Dispatcher, RpcSession } from './rpc-session.js';
 import type { AddressHints, BidirectionalStream, CloseInfo, Session } from './session.js';
@@ -291,6 +292,7 @@ function baseHello(identity: Identity): Hello {
     identity: identity.nodeId,
     supported: SUPPORTED_FEATURES,
     required: [],
+    hosts: ownHosts(),
   };
 }
 

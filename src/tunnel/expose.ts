@@ -155,7 +155,7 @@ export class Expose {
     this.#udp.close();
     for (const channels of this.#processes.values()) channels.forget();
     for (const session of this.#sessions) session.close(error.wireCode, error.message);
-    await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close()));
+    await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close(signal ? { signal } : {})));
   }
 
   async #accept(endpoint: Endpoint): Promise<void> {
@@ -262,6 +262,13 @@ export class Expose {
     });
   }
 
+  /** Of a peer that was said to be waited for. */
+  #reportClosed(peer: NodeId, reason: TunnelError | undefined): void {
+    const told = reason?.code === 'PEER_GONE' || reason?.code === 'RESUME_EXPIRED' ? reason : undefined;
+    const error = told ? { error: { code: told.code, message: told.message } } : {};
+    this.#options.report({ event: 'session', peer, state: 'closed', ...error });
+  }
+
   #channelsOf(peer: NodeId, remote: Hello): AcceptedChannels {
     const { resumeTimeoutMs } = remote;
     const key = processKey(peer, remote);
@@ -275,6 +282,7 @@ export class Expose {
       forgetAfterMs: Math.min(resumeTimeoutMs ?? RESUME_TIMEOUT_MS, MAX_REMEMBER_MS) + REMEMBER_MARGIN_MS,
       complete: !this.#forgot,
       onIdle: () => this.#processes.delete(key),
+      onNothingWaits: (error) => this.#reportClosed(peer, error),
     });
     this.#processes.set(key, channels);
     return channels;

@@ -1,6 +1,6 @@
 /** Listens for one peer's services: one link, one entry per spec. */
 import { TunnelError } from '../error.js';
-import { peerIsGone } from '../session/gone-peer.js';
+import { peerIsGone, whereToAsk } from '../session/gone-peer.js';
 import type { PeerSession } from '../session/handshake.js';
 import { Link, type LinkOptions, type LinkState } from '../session/link.js';
 import { watchNetwork } from '../session/network-watch.js';
@@ -9,6 +9,7 @@ import { OpenedChannels } from '../session/opened-channels.js';
 import type { Dispatcher } from '../session/rpc-session.js';
 import type { SessionPath } from '../session/session.js';
 import { ChannelTable, statusSource } from './channel-table.js';
+import { Descriptors } from './descriptors.js';
 import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
 import { RateLimit } from './rate-limit.js';
@@ -65,6 +66,7 @@ export class Forward {
     const table = new ChannelTable(report);
     const channels = new OpenedChannels(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs });
     const errors = new RateLimit(ERRORS_PER_SECOND);
+    const descriptors = new Descriptors();
     const starting: { link?: Link } = {};
     const entries: TcpEntry[] = [];
     const locals: string[] = [];
@@ -89,6 +91,7 @@ export class Forward {
           service: spec.service,
           channels,
           lanes: () => options.rates?.lanes(peer, spec.service),
+          descriptors,
           session: (signal) => (starting.link as Link).session(signal),
           track: (channel, session, client) =>
             table.add(channel, session, spec.service, {
@@ -200,7 +203,7 @@ class LinkReporter {
   readonly #channels: OpenedChannels;
   readonly #entries: readonly TcpEntry[];
   readonly #services: readonly string[];
-  /** Where the peer was while there was a session. */
+  /** Where the peer's machine was while there was a session, if it can be asked. */
   #address: string | undefined;
   #looking: AbortController | undefined;
 
@@ -261,9 +264,9 @@ class LinkReporter {
     this.#report({ event: 'session', peer: this.#peer, state: 'connecting', approval: 'pending' });
   }
 
-  #follow({ session }: PeerSession): void {
-    const note = ({ kind, remote }: SessionPath) => {
-      this.#address = kind === 'iroh-direct' ? remote : undefined;
+  #follow({ session, remote }: PeerSession): void {
+    const note = (path: SessionPath) => {
+      this.#address = whereToAsk(path, remote);
     };
     note(session.path);
     session.onPathChange(note);

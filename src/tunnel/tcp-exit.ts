@@ -3,6 +3,7 @@ import { connect, type Socket } from 'node:net';
 import { systemCode, TunnelError, type WireCode } from '../error.js';
 import type { Channel, ChannelReceiver } from '../session/channel.js';
 import { join, readFrom } from './join.js';
+import { keepLive } from './live-sockets.js';
 import { type Lanes, Pace } from './pace.js';
 import { formatTarget, type Service, type Target } from './spec.js';
 
@@ -25,6 +26,7 @@ export function tcpExit(channel: Channel, options: TcpExitOptions): void {
   const { service } = options;
   const onClosed = options.track(channel);
   const socket = dial(service.target);
+  keepLive(socket);
   const pace = options.lanes && new Pace(options.lanes);
   const receiver: ChannelReceiver = join(socket, channel, { onClosed, pace });
   const timer = setTimeout(() => {
