@@ -382,6 +382,7 @@ describe('expose --ask', () => {
     await expose.event('approval', { decision: 'pending' });
     await peers('allow', await guest(), '--name', 'alice');
     await session(forward, 'connected');
+    await expose.event('approval', { decision: 'allowed' });
     expect(readFileSync(book(), 'utf8')).toMatch(/\[peers\.alice\]\nid = .*\nallow = \["db\/tcp"\]/);
     const from = expose.events.length;
     await there.forward(bare, 'db');
