@@ -9,6 +9,7 @@ import { copyFileSync, mkdirSync, renameSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { patchCrates } from './patch.js';
 
 const root = fileURLToPath(new URL('./', import.meta.url));
 const PREBUILT = {
@@ -62,6 +63,7 @@ function install(from, to) {
   console.log(`native/${to}: ${(statSync(file).size / 1e6).toFixed(1)} MB`);
 }
 
+patchCrates();
 if (process.argv.includes('--prebuilt')) {
   const { target, glibc, file } = PREBUILT;
   cargo('zigbuild', '--release', '--locked', '--target', `${target}.${glibc}`);

@@ -18,14 +18,16 @@ fn main() {
     println!("cargo:rustc-env=TUNNEL_NATIVE_IROH={}", iroh_version(&root));
     let target = env::var("TARGET").expect("cargo sets it");
     println!("cargo:rustc-env=TUNNEL_NATIVE_TARGET={target}");
-    for path in ["src", "build.rs", "Cargo.toml", "Cargo.lock"] {
+    for path in ["src", "build.rs", "patch.js", "Cargo.toml", "Cargo.lock"] {
         println!("cargo:rerun-if-changed={path}");
     }
 }
 
 /// Each file by its name and length, so that moving text from one file to the next changes the hash.
 fn source_hash(root: &Path) -> String {
-    let mut names = vec!["Cargo.lock".into(), "Cargo.toml".into(), "build.rs".into()];
+    let mut names = ["Cargo.lock", "Cargo.toml", "build.rs", "patch.js"]
+        .map(String::from)
+        .to_vec();
     collect(root, "src", &mut names);
     names.sort();
     let mut hash = Sha256::new();

@@ -19,13 +19,33 @@ export interface EndpointOptions {
   relay: 'default' | 'none' | string[];
   /** Publish to, and resolve node IDs through, iroh's DNS/pkarr service. */
   addressLookup: boolean;
+  /**
+   * mDNS: not at all, to find nodes of the local network, or to be found by them too. Where it cannot
+   * be had, `lookupErrors` says why and everything else works.
+   */
+  lan: 'off' | 'find' | 'announce';
+  /** Shown to nodes of the local network and to nobody else, at most 245 bytes; empty for no name. */
+  lanName: string;
+  /** Nodes of one service find each other, no others: 1 to 15 letters, digits and hyphens. */
+  lanService: string;
+  /** The mainline DHT: not at all, publishing the home relay only, or IP addresses as well. */
+  dht: 'off' | 'relay' | 'addresses';
+  /** `host:port` of the DHT's first nodes; empty for the public ones. */
+  dhtBootstrap: string[];
+  /** Certificates in PEM that a relay may have beside those of the web's authorities; empty for none. */
+  relayRoots: string;
+  /**
+   * Shown to relays named by URL; empty for nothing. A relay of ours takes 64 hex digits of a node ID on its
+   * list and 128 of that node's signature of `tunnel/1 relay guest\0` and this endpoint's ID (32 bytes).
+   */
+  relayToken: string;
   streamReceiveWindow: number;
   connectionReceiveWindow: number;
   sendWindow: number;
   maxStreams: number;
   idleTimeoutMs: number;
   keepAliveMs: number;
-  congestion: 'cubic' | 'bbr';
+  congestion: 'cubic' | 'bbr' | 'newreno';
   datagramReceiveBuffer: number;
   datagramSendBuffer: number;
   /**
@@ -48,8 +68,12 @@ export interface EndpointOptions {
  * | STOPPED | stream | code (number): the peer stopped reading; found by a write | |
  * | DRAIN | stream | | everything `write` had left over is accepted now |
  * | DATAGRAMS | connection | `Buffer[]` | |
- * | PATH | connection | `PathInfo` of the path now selected | |
+ * | PATH | connection | `PathChange`: another path is selected | |
  * | CLOSED | connection | `CloseInfo`; the last event of a connection and of all its streams | |
+ * | PATH_NOTICE | connection | `PathNotice`: a path was opened or closed | |
+ * | NEARBY | 0 | `Nearby`: a node of the local network came, changed or went | |
+ * | RELAYS | 0 | `HomeRelay[]`: the home relays changed, or whether they are connected | |
+ * | RELAY_ENDED | 0 | why (string) a `RelayServer` ended although nobody closed it | |
  */
 export const EventKind: {
   readonly CONNECTION: 1;
@@ -63,6 +87,10 @@ export const EventKind: {
   readonly DATAGRAMS: 9;
   readonly PATH: 10;
   readonly CLOSED: 11;
+  readonly PATH_NOTICE: 12;
+  readonly NEARBY: 13;
+  readonly RELAYS: 14;
+  readonly RELAY_ENDED: 15;
 };
 
 /** Why a connection ended. `code` and `reason` are the application's when `kind` is `application` or `local`. */
@@ -72,12 +100,70 @@ export interface CloseInfo {
   reason: string;
 }
 
-/** The path a connection's packets take now. */
+/** A path of a connection, as it is now. */
 export interface PathInfo {
   kind: 'direct' | 'relay';
   /** `ip:port` of the peer, or the URL of the relay. */
   remote: string;
+  /** This side's IP address, where the system tells it, or the URL of the relay. */
+  local?: string;
+  /** Whether the application's data takes it. */
+  selected: boolean;
   rttMs: number;
+  congestionWindow: number;
+  mtu: number;
+  packetsSent: number;
+  /** Without probes for a larger MTU. */
+  packetsLost: number;
+  bytesSent: number;
+  bytesReceived: number;
+}
+
+/** The path selected now. `closed`: the one before is gone; `preferred`: it is still there. */
+export interface PathChange {
+  path: PathInfo;
+  reason: 'first' | 'closed' | 'preferred';
+}
+
+export interface PathNotice {
+  opened: boolean;
+  kind: 'direct' | 'relay';
+  remote: string;
+  local?: string;
+}
+
+/** A node of the local network; without addresses when it is `here` no more. */
+export interface Nearby {
+  nodeId: string;
+  here: boolean;
+  name?: string;
+  direct: string[];
+  relays: string[];
+}
+
+export interface HomeRelay {
+  url: string;
+  connected: boolean;
+  /** What the last try came to, for people to read. */
+  error?: string;
+  /** The relay's own words where it does not let this node in. */
+  denied?: string;
+}
+
+/** What iroh found out about the network with the help of its relays. */
+export interface NetworkReport {
+  /** A packet to a relay and back, by IPv4 and IPv6. */
+  udpV4: boolean;
+  udpV6: boolean;
+  /** `ip:port` that relays see. */
+  publicV4?: string;
+  publicV6?: string;
+  /** Whether different relays see different addresses (a symmetric NAT); unknown with fewer than two. */
+  variesByDestinationV4?: boolean;
+  variesByDestinationV6?: boolean;
+  captivePortal?: boolean;
+  preferredRelay?: string;
+  relays: { url: string; probe: 'https' | 'udp4' | 'udp6'; latencyMs: number }[];
 }
 
 /** Counters of a connection since it began. */
@@ -93,7 +179,7 @@ export interface ConnectionStats {
 
 /**
  * Every error thrown or rejected by the addon is an `Error` whose `code` is one of these:
- * `INVALID_ARGUMENT`, `BIND_FAILED`, `ADDRESS_IN_USE`, `CONNECT_FAILED`, `CONNECT_TIMEOUT`,
+ * `INVALID_ARGUMENT`, `BIND_FAILED`, `ADDRESS_IN_USE`, `BAD_CERTIFICATE`, `CONNECT_FAILED`, `CONNECT_TIMEOUT`,
  * `PROTOCOL_MISMATCH`, `CONNECTION_LOST`, `STREAM_CLOSED`, `STREAM_STOPPED`, `TOO_LARGE`,
  * `UNSUPPORTED`, `CLOSED`, `INTERNAL` (a caught panic). A QUIC application code, where there is one,
  * is in `quicCode`.
@@ -110,14 +196,23 @@ export class Endpoint {
   readonly nodeId: string;
   /** Incoming connections that failed, or were refused in a flood, before they were any. */
   readonly failedHandshakes: number;
-  /** `ip:port` of every bound socket. */
+  /** Why look-ups that were asked for could not be started. */
+  lookupErrors(): { lan?: string; dht?: string };
+  /** `ip:port` of every bound socket; none once it is closed. */
   boundAddresses(): string[];
   /** What is known now of how to reach this endpoint; grows as iroh learns more. */
   addresses(): { direct: string[]; relays: string[] };
   connect(nodeId: string, hints: { direct: string[]; relays: string[] }): Promise<Connection>;
+  /** Tells what is known of a node beside what look-ups find. It adds to what was told before. */
+  addAddresses(nodeId: string, hints: { direct: string[]; relays: string[] }): void;
+  /** The last report, or the first as soon as there is one; null when the endpoint is closed before. */
+  netReport(): Promise<NetworkReport | null>;
   /** Tells iroh that the machine's network changed. */
   networkChange(): Promise<void>;
-  /** Closes every connection and the sockets, waiting (bounded) for the close to be sent. */
+  /**
+   * Closes every connection and the sockets, waiting (bounded) for the close to be sent. The ports are
+   * free some milliseconds later, whoever still holds a connection or stream.
+   */
   close(): Promise<void>;
 }
 
@@ -127,7 +222,7 @@ export class Connection {
   readonly remoteId: string;
   readonly side: 'client' | 'server';
   /**
-   * Starts delivering this connection's BIDI, UNI, DATAGRAMS, PATH and CLOSED events.
+   * Starts delivering this connection's BIDI, UNI, DATAGRAMS, PATH, PATH_NOTICE and CLOSED events.
    * Nothing arrives before, nothing is lost meanwhile.
    */
   start(): void;
@@ -142,7 +237,10 @@ export class Connection {
   sendDatagrams(datagrams: Uint8Array[]): number;
   /** Bytes; 0 where the peer takes no datagrams. Changes with the path. */
   maxDatagramSize(): number;
+  /** The selected path. This, `stats` and all that follows throw once the endpoint is closed. */
   path(): PathInfo | null;
+  /** Every open path; none once the endpoint is closed. */
+  paths(): PathInfo[];
   stats(): ConnectionStats;
   /** RFC 5705 exporter: the same secret bytes at both ends of this connection and nowhere else. */
   exportKeyingMaterial(label: string, length: number): Buffer;
@@ -175,6 +273,63 @@ export class Stream {
   reset(code: number): void;
   /** Asks the peer to stop sending, also with a read pending. No event of the reading side follows. */
   stop(code: number): void;
+}
+
+/** How a relay is run. Addresses are `ip:port`; an empty one is left out. */
+export interface RelayOptions {
+  /** Where clients connect: HTTP without TLS, HTTPS with it. */
+  listen: string;
+  tls: 'none' | 'files' | 'acme';
+  /** `files`: PEM files, read again once an hour. */
+  certificate?: string;
+  key?: string;
+  /** `acme`: proves the domains by TLS-ALPN-01 on `listen`, which must be reachable as port 443. */
+  acmeDomains?: string[];
+  /** `mailto:` URLs. */
+  acmeContact?: string[];
+  /** Where account and certificates are kept. */
+  acmeFolder?: string;
+  /** URL of the directory. */
+  acmeDirectory?: string;
+  /** Certificates in PEM that the directory may have beside those of the web's authorities. */
+  acmeRoots?: string;
+  /** With TLS only: plain HTTP for clients that check for captive portals. */
+  http: string;
+  /** With TLS only: QUIC address discovery. */
+  quic: string;
+  /** OpenMetrics over HTTP. */
+  metrics: string;
+  /** Bytes a second that one client may send; 0 for no limit. */
+  clientRate: number;
+  /** The only nodes that may use it, with those they vouch for by a `relayToken`; null for all. */
+  allowed: string[] | null;
+  /** As for an endpoint; RELAY_ENDED is the only event. */
+  onEvents(batch: unknown[]): void;
+}
+
+/** Counters since the start, and the clients of this moment. */
+export interface RelayStats {
+  clients: number;
+  connections: number;
+  bytesReceived: number;
+  bytesSent: number;
+  packetsReceived: number;
+  packetsSent: number;
+  packetsDropped: number;
+  /** Bytes that waited because their client sent more than it may. */
+  bytesLimited: number;
+  addressDiscoveries: number;
+}
+
+/** iroh's own relay. Like an endpoint, it lives until it is closed. */
+export class RelayServer {
+  static start(options: RelayOptions): Promise<RelayServer>;
+  /** As bound. */
+  addresses(): { listen: string; http?: string; quic?: string };
+  /** Replaces the list; clients that are not on it are disconnected. */
+  setAllowed(nodeIds: string[] | null): void;
+  stats(): RelayStats;
+  close(): Promise<void>;
 }
 
 /** What this build is made of. `sourceHash` covers the crate's sources and lock file. */

@@ -40,7 +40,7 @@ function load() {
   }
 }
 
-export const { Endpoint, Connection, Stream, buildInfo } = load();
+export const { Endpoint, Connection, Stream, RelayServer, buildInfo } = load();
 
 /** The kinds of event; see `index.d.ts`. */
 export const EventKind = Object.freeze({
@@ -55,4 +55,8 @@ export const EventKind = Object.freeze({
   DATAGRAMS: 9,
   PATH: 10,
   CLOSED: 11,
+  PATH_NOTICE: 12,
+  NEARBY: 13,
+  RELAYS: 14,
+  RELAY_ENDED: 15,
 });

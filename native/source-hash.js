@@ -12,7 +12,7 @@ export function sourceHash() {
   const names = readdirSync(new URL('src/', root), { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => relative(entry))
-    .concat('build.rs', 'Cargo.toml', 'Cargo.lock')
+    .concat('build.rs', 'patch.js', 'Cargo.toml', 'Cargo.lock')
     .sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
   const hash = createHash('sha256');
   for (const name of names) {

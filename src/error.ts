@@ -73,6 +73,7 @@ export type TunnelErrorCode =
   | 'BAD_NODE_ID'
   | 'BAD_IDENTITY'
   | 'BAD_STATE'
+  | 'BAD_CERTIFICATE'
   | 'IDENTITY_LOCKED'
   | 'PORT_IN_USE'
   | 'CANNOT_BIND'

@@ -28,6 +28,10 @@ mod kind {
     pub const DATAGRAMS: u32 = 9;
     pub const PATH: u32 = 10;
     pub const CLOSED: u32 = 11;
+    pub const PATH_NOTICE: u32 = 12;
+    pub const NEARBY: u32 = 13;
+    pub const RELAYS: u32 = 14;
+    pub const RELAY_ENDED: u32 = 15;
 }
 
 /// Bytes delivered, and as many again for every event, before the event loop gets a turn. At the speed of
@@ -153,10 +157,26 @@ impl Batch<'_> {
                 let info = unsafe { ToNapiValue::to_napi_value(self.env, *info) }?;
                 self.push(kind::PATH, link.id, info);
             }
+            Event::PathNotice(link, notice) => {
+                let notice = unsafe { ToNapiValue::to_napi_value(self.env, *notice) }?;
+                self.push(kind::PATH_NOTICE, link.id, notice);
+            }
+            Event::Nearby(node) => {
+                let node = unsafe { ToNapiValue::to_napi_value(self.env, *node) }?;
+                self.push(kind::NEARBY, 0, node);
+            }
+            Event::Relays(relays) => {
+                let relays = unsafe { ToNapiValue::to_napi_value(self.env, relays) }?;
+                self.push(kind::RELAYS, 0, relays);
+            }
             Event::Closed(link, info) => {
                 link.drain(scratch, self);
                 let info = unsafe { ToNapiValue::to_napi_value(self.env, *info) }?;
                 self.push(kind::CLOSED, link.id, info);
+            }
+            Event::RelayEnded(reason) => {
+                let reason = js::string(self.env, &reason);
+                self.push(kind::RELAY_ENDED, 0, reason);
             }
             Event::Settle(settle) => settle.run(self.env),
             Event::Finished(waiting) => {

@@ -3,10 +3,9 @@
 use std::{
     collections::HashMap,
     future::Future,
-    net::SocketAddr,
     pin::pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -15,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, future};
 use iroh::{
-    TransportAddr,
-    endpoint::{Connection as IrohConnection, ConnectionError, PathList, Side},
+    EndpointId,
+    endpoint::{Connection as IrohConnection, ConnectionError, Side},
 };
 use napi::{
     Env,
@@ -31,10 +30,12 @@ use crate::{
     error::{Code, Failure, Result, quic_code},
     js::{self, Arg},
     lock,
+    path::{PathChange, PathInfo, PathNotice},
     promise::{self, Promise},
     queue::{Event, Queue},
     recv::{RecvHalf, Scratch, Sink},
     runtime,
+    send::SendHalf,
     stream::{Pair, Stream},
 };
 
@@ -94,56 +95,18 @@ impl ToNapiValue for CloseInfo {
     }
 }
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct PathInfo {
-    relay: bool,
-    remote: String,
-    rtt_ms: f64,
-}
-
-impl PathInfo {
-    fn selected(paths: &PathList<'_>) -> Option<Self> {
-        let path = paths.iter().find(|path| path.is_selected())?;
-        let (relay, remote) = match path.remote_addr() {
-            TransportAddr::Relay(url) => (true, url.to_string()),
-            TransportAddr::Ip(address) => (false, canonical(*address).to_string()),
-            _ => return None,
-        };
-        Some(Self {
-            relay,
-            remote,
-            rtt_ms: path.rtt().as_secs_f64() * 1000.0,
-        })
-    }
-
-    fn same_path(&self, other: &Self) -> bool {
-        self.relay == other.relay && self.remote == other.remote
-    }
-}
-
-impl ToNapiValue for PathInfo {
-    unsafe fn to_napi_value(env: sys::napi_env, info: Self) -> napi::Result<sys::napi_value> {
-        let kind = if info.relay { "relay" } else { "direct" };
-        let value = js::object(env);
-        js::set(env, value, c"kind", js::string(env, kind));
-        js::set(env, value, c"remote", js::string(env, &info.remote));
-        js::set(env, value, c"rttMs", js::number(env, info.rtt_ms));
-        Ok(value)
-    }
-}
-
-/// An IPv4 peer of a dual-stack socket, written as the IPv4 address it is.
-pub fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
 /// A connection as everything in here shares it.
 pub struct Link {
     pub id: u64,
     pub queue: Arc<Queue>,
     pub ids: Arc<Ids>,
     pub tasks: TaskTracker,
-    conn: IrohConnection,
+    remote_id: EndpointId,
+    side: Side,
+    /// None once the endpoint has closed and given its sockets back.
+    conn: Mutex<Option<IrohConnection>>,
+    /// What to take streams away from then.
+    pairs: Mutex<HashMap<u64, Halves>>,
     started: AtomicBool,
     close: Mutex<Option<(u64, String)>>,
     readers: Mutex<Readers>,
@@ -152,6 +115,8 @@ pub struct Link {
     /// JavaScript has taken the last batch of datagrams.
     datagrams_taken: Notify,
 }
+
+pub type Halves = (Weak<SendHalf>, Weak<RecvHalf>);
 
 #[derive(Default)]
 struct Readers {
@@ -173,13 +138,45 @@ impl Link {
             queue,
             ids,
             tasks,
-            conn,
+            remote_id: conn.remote_id(),
+            side: conn.side(),
+            conn: Mutex::new(Some(conn)),
+            pairs: Mutex::default(),
             started: AtomicBool::new(false),
             close: Mutex::default(),
             readers: Mutex::default(),
             hoarded: AtomicUsize::new(0),
             datagrams_taken: Notify::new(),
         })
+    }
+
+    fn conn(&self) -> Result<IrohConnection> {
+        lock(&self.conn)
+            .clone()
+            .ok_or_else(|| ConnectionError::LocallyClosed.into())
+    }
+
+    pub fn add_pair(&self, id: u64, halves: Halves) {
+        lock(&self.pairs).insert(id, halves);
+    }
+
+    pub fn remove_pair(&self, id: u64) {
+        lock(&self.pairs).remove(&id);
+    }
+
+    /// Lets go of all of iroh's handles, streams included: each of them holds the sockets.
+    pub fn release(&self) {
+        let pairs = std::mem::take(&mut *lock(&self.pairs));
+        for (send, recv) in pairs.into_values() {
+            if let Some(send) = send.upgrade() {
+                send.lose();
+            }
+            if let Some(recv) = recv.upgrade() {
+                recv.abandon();
+            }
+        }
+        let conn = lock(&self.conn).take();
+        drop(conn);
     }
 
     /// Answers false where it is too late to read anything.
@@ -215,14 +212,24 @@ impl Link {
 
     pub fn start(self: &Arc<Self>) {
         if !self.started.swap(true, Ordering::Relaxed) {
-            self.tasks.spawn_on(self.clone().watch(), runtime::handle());
+            let Ok(conn) = self.conn() else {
+                return;
+            };
+            self.tasks
+                .spawn_on(self.clone().watch(conn), runtime::handle());
         }
     }
 
-    async fn watch(self: Arc<Self>) {
-        let closed = self.conn.closed();
-        let loops = future::join3(self.accept_bi(), self.accept_uni(), self.read_datagrams());
-        let paths = pin!(self.watch_paths());
+    async fn watch(self: Arc<Self>, conn: IrohConnection) {
+        let closed = conn.closed();
+        let loops = future::join3(
+            self.accept_bi(&conn),
+            self.accept_uni(&conn),
+            self.read_datagrams(&conn),
+        );
+        let paths = pin!(async {
+            future::join(self.watch_paths(&conn), self.watch_path_notices(&conn)).await;
+        });
         // The loops end with the connection; the paths' stream may be slower to notice.
         let (reason, ()) = {
             let done = pin!(future::join(closed, async {
@@ -246,48 +253,57 @@ impl Link {
         self.queue.push(Event::Closed(self.clone(), Box::new(info)));
     }
 
-    async fn accept_bi(self: &Arc<Self>) {
-        while let Ok((send, recv)) = self.conn.accept_bi().await {
+    async fn accept_bi(self: &Arc<Self>, conn: &IrohConnection) {
+        while let Ok((send, recv)) = conn.accept_bi().await {
             let pair = Pair::new(self, Some(send), Some(recv));
             self.queue.push(Event::Opened(self.clone(), Box::new(pair)));
         }
     }
 
-    async fn accept_uni(self: &Arc<Self>) {
-        while let Ok(recv) = self.conn.accept_uni().await {
+    async fn accept_uni(self: &Arc<Self>, conn: &IrohConnection) {
+        while let Ok(recv) = conn.accept_uni().await {
             let pair = Pair::new(self, None, Some(recv));
             self.queue.push(Event::Opened(self.clone(), Box::new(pair)));
         }
     }
 
-    async fn read_datagrams(self: &Arc<Self>) {
+    async fn read_datagrams(self: &Arc<Self>, conn: &IrohConnection) {
         let mut slots = vec![Bytes::new(); DATAGRAMS];
-        while let Ok(count) = self.conn.read_many_datagrams(&mut slots).await {
+        while let Ok(count) = conn.read_many_datagrams(&mut slots).await {
             let batch = slots[..count].iter_mut().map(std::mem::take).collect();
             self.queue.push(Event::Datagrams(self.clone(), batch));
             // One batch at a time: what JavaScript is too slow for is dropped by QUIC's own bounded
             // buffer, oldest first, and not queued here without bound.
             let taken = pin!(self.datagrams_taken.notified());
-            let closed = pin!(self.conn.closed());
+            let closed = pin!(conn.closed());
             future::select(taken, closed).await;
         }
     }
 
-    async fn watch_paths(self: &Arc<Self>) {
+    async fn watch_paths(self: &Arc<Self>, conn: &IrohConnection) {
         let mut last: Option<PathInfo> = None;
-        let mut paths = self.conn.paths_stream();
+        let mut paths = conn.paths_stream();
         while let Some(list) = paths.next().await {
-            if let Some(path) = PathInfo::selected(&list)
-                && !last.as_ref().is_some_and(|last| last.same_path(&path))
-            {
-                last = Some(path.clone());
-                self.queue.push(Event::Path(self.clone(), Box::new(path)));
+            if let Some(change) = PathChange::between(last.as_ref(), &list) {
+                last = Some(change.path.clone());
+                self.queue.push(Event::Path(self.clone(), Box::new(change)));
+            }
+        }
+    }
+
+    async fn watch_path_notices(self: &Arc<Self>, conn: &IrohConnection) {
+        let mut events = conn.path_events();
+        while let Some(event) = events.next().await {
+            if let Some(notice) = PathNotice::new(event) {
+                self.queue
+                    .push(Event::PathNotice(self.clone(), Box::new(notice)));
             }
         }
     }
 
     pub fn try_open_bi(self: &Arc<Self>) -> Result<Option<Pair>> {
-        let open = pin!(self.conn.open_bi());
+        let conn = self.conn()?;
+        let open = pin!(conn.open_bi());
         match open.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(Ok((send, recv))) => Ok(Some(Pair::new(self, Some(send), Some(recv)))),
             Poll::Ready(Err(error)) => Err(error.into()),
@@ -296,17 +312,18 @@ impl Link {
     }
 
     pub async fn open_bi(self: &Arc<Self>) -> Result<Pair> {
-        let (send, recv) = self.conn.open_bi().await?;
+        let (send, recv) = self.conn()?.open_bi().await?;
         Ok(Pair::new(self, Some(send), Some(recv)))
     }
 
     pub async fn open_uni(self: &Arc<Self>) -> Result<Pair> {
-        let send = self.conn.open_uni().await?;
+        let send = self.conn()?.open_uni().await?;
         Ok(Pair::new(self, Some(send), None))
     }
 
     pub fn send_datagrams(&self, mut datagrams: Vec<Bytes>) -> Result<usize> {
-        if let Some(max) = self.conn.max_datagram_size()
+        let conn = self.conn()?;
+        if let Some(max) = conn.max_datagram_size()
             && datagrams.iter().any(|datagram| datagram.len() > max)
         {
             return Err(Failure::new(
@@ -315,7 +332,7 @@ impl Link {
             ));
         }
         // noq would make room by dropping older ones; the caller is told instead.
-        let mut space = self.conn.datagram_send_buffer_space();
+        let mut space = conn.datagram_send_buffer_space();
         let fitting = datagrams.iter().take_while(|datagram| {
             let fits = datagram.len() <= space;
             space = space.saturating_sub(datagram.len());
@@ -324,20 +341,48 @@ impl Link {
         let fitting = fitting.count();
         datagrams.truncate(fitting);
         // Also with nothing left to send: this is what notices a lost connection.
-        Ok(self.conn.send_many_datagrams(&datagrams)?)
+        Ok(conn.send_many_datagrams(&datagrams)?)
     }
 
     pub fn close(&self, code: iroh::endpoint::VarInt, reason: String) {
         lock(&self.close).get_or_insert((code.into_inner(), reason.clone()));
-        self.conn.close(code, reason.as_bytes());
+        if let Ok(conn) = self.conn() {
+            conn.close(code, reason.as_bytes());
+        }
     }
 
     /// JavaScript let go of the handle. A connection whose events it asked for goes on without; one
     /// that nobody ever listened to could only be left to time out.
     pub fn abandon(&self) {
-        if !self.started.load(Ordering::Relaxed) && self.conn.close_reason().is_none() {
+        if !self.started.load(Ordering::Relaxed)
+            && self.conn().is_ok_and(|conn| conn.close_reason().is_none())
+        {
             self.close(0u32.into(), "abandoned".into());
         }
+    }
+
+    pub fn stats(&self) -> Result<ConnectionStats> {
+        let conn = self.conn()?;
+        let stats = conn.stats();
+        let paths = conn.paths();
+        let path = paths.iter().find(|path| path.is_selected());
+        let path = path.map(|path| path.stats()).unwrap_or_default();
+        Ok(ConnectionStats {
+            rtt_ms: path.rtt.as_secs_f64() * 1000.0,
+            bytes_sent: stats.udp_tx.bytes as f64,
+            bytes_received: stats.udp_rx.bytes as f64,
+            packets_sent: stats.sent_packets as f64,
+            packets_lost: stats.lost_packets as f64,
+            congestion_window: path.cwnd as f64,
+            mtu: f64::from(path.current_mtu),
+        })
+    }
+
+    /// Every open path; none once the connection is gone.
+    pub fn paths(&self) -> Vec<PathInfo> {
+        self.conn()
+            .map(|conn| PathInfo::all(&conn.paths()))
+            .unwrap_or_default()
     }
 }
 
@@ -397,12 +442,12 @@ impl Connection {
 
     #[napi(getter)]
     pub fn remote_id(&self) -> String {
-        self.link.conn.remote_id().to_string()
+        self.link.remote_id.to_string()
     }
 
     #[napi(getter)]
     pub fn side(&self) -> &'static str {
-        match self.link.conn.side() {
+        match self.link.side {
             Side::Client => "client",
             Side::Server => "server",
         }
@@ -450,36 +495,24 @@ impl Connection {
     #[napi]
     pub fn max_datagram_size(&self, env: Env) -> napi::Result<f64> {
         js::guard(env, || {
-            Ok(self.link.conn.max_datagram_size().unwrap_or(0) as f64)
+            let size = self.link.conn()?.max_datagram_size();
+            Ok(size.unwrap_or(0) as f64)
         })
     }
 
     #[napi]
     pub fn path(&self, env: Env) -> napi::Result<Option<PathInfo>> {
-        js::guard(env, || Ok(PathInfo::selected(&self.link.conn.paths())))
+        js::guard(env, || Ok(PathInfo::selected(&self.link.conn()?.paths())))
+    }
+
+    #[napi]
+    pub fn paths(&self, env: Env) -> napi::Result<Vec<PathInfo>> {
+        js::guard(env, || Ok(self.link.paths()))
     }
 
     #[napi]
     pub fn stats(&self, env: Env) -> napi::Result<ConnectionStats> {
-        js::guard(env, || {
-            let conn = &self.link.conn;
-            let stats = conn.stats();
-            let paths = conn.paths();
-            let path = paths
-                .iter()
-                .find(|path| path.is_selected())
-                .map(|path| path.stats())
-                .unwrap_or_default();
-            Ok(ConnectionStats {
-                rtt_ms: path.rtt.as_secs_f64() * 1000.0,
-                bytes_sent: stats.udp_tx.bytes as f64,
-                bytes_received: stats.udp_rx.bytes as f64,
-                packets_sent: stats.sent_packets as f64,
-                packets_lost: stats.lost_packets as f64,
-                congestion_window: path.cwnd as f64,
-                mtu: f64::from(path.current_mtu),
-            })
-        })
+        js::guard(env, || self.link.stats())
     }
 
     #[napi]
@@ -498,7 +531,7 @@ impl Connection {
             }
             let mut secret = vec![0; length as usize];
             self.link
-                .conn
+                .conn()?
                 .export_keying_material(&mut secret, label.as_bytes(), b"")
                 .map_err(|_| Failure::invalid("the TLS stack derives no secret of this length"))?;
             Ok(secret.into())

@@ -3,19 +3,21 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use futures_util::{Stream, StreamExt};
 use iroh::{
-    Endpoint as IrohEndpoint, EndpointAddr, PublicKey, TransportAddr,
+    Endpoint as IrohEndpoint, EndpointAddr, EndpointId, TransportAddr, Watcher,
+    address_lookup::MemoryLookup,
     endpoint::{Connection as IrohConnection, Incoming},
 };
 use napi::{
-    Either, Env,
-    bindgen_prelude::{BufferSlice, Function, Object, ToNapiValue},
+    Env,
+    bindgen_prelude::{Function, Object, ToNapiValue},
     sys,
     threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
 };
@@ -24,13 +26,16 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    arguments::{self, Addresses},
     batch::{self, Deliverer, Quadruples},
-    connection::{Connection, Ids, Link, canonical},
+    connection::{Connection, Ids, Link},
     error::{Failure, Result},
     guard,
     js::{self, Arg},
     lock,
-    options::{Congestion, MAX_STREAMS, MAX_TIMEOUT_MS, MAX_WINDOW, Options, Relay, relay_url},
+    lookup::{self, Nearby},
+    network::{self, RelayInfo},
+    options::Options,
     promise::{self, Promise, Resolver},
     queue::{Event, Queue},
     runtime,
@@ -42,9 +47,20 @@ const HANDSHAKES: usize = 1024;
 /// How long `close` waits for peers to have heard of it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// An IPv4 peer of a dual-stack socket, written as the IPv4 address it is.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 /// An endpoint as everything in here shares it.
 pub struct Node {
-    endpoint: IrohEndpoint,
+    id: EndpointId,
+    /// None once it is closed. iroh's handles hold the sockets, and JavaScript's objects would hold those.
+    endpoint: Mutex<Option<IrohEndpoint>>,
+    links: Mutex<Vec<Weak<Link>>>,
+    memory: MemoryLookup,
+    /// Why the services that are off although they were asked for are off.
+    lookup_errors: LookupErrors,
     alpn: Vec<u8>,
     queue: Arc<Queue>,
     ids: Arc<Ids>,
@@ -53,33 +69,103 @@ pub struct Node {
     failed_handshakes: AtomicU64,
 }
 
+#[napi(object, object_from_js = false)]
+#[derive(Debug, Clone, Default)]
+pub struct LookupErrors {
+    pub lan: Option<String>,
+    pub dht: Option<String>,
+}
+
 impl Node {
     pub async fn bind(options: Options, queue: Arc<Queue>) -> Result<Arc<Self>> {
         let endpoint = options.builder()?.bind().await?;
+        let memory = lookup::memory(&endpoint)?;
+        let mut lookup_errors = LookupErrors::default();
+        // A network without multicast is no reason not to bind.
+        let mut nearby = None;
+        if let Some(lan) = &options.lan {
+            match lookup::lan(&endpoint, lan).await {
+                Ok(seen) => nearby = Some(seen),
+                Err(error) => lookup_errors.lan = Some(error.message.into_owned()),
+            }
+        }
+        if let Some(dht) = &options.dht
+            && let Err(error) = lookup::dht(&endpoint, dht)
+        {
+            lookup_errors.dht = Some(error.message.into_owned());
+        }
         let node = Arc::new(Self {
-            endpoint,
+            id: endpoint.id(),
+            endpoint: Mutex::new(Some(endpoint.clone())),
+            links: Mutex::default(),
+            memory,
+            lookup_errors,
             alpn: options.alpn.into_bytes(),
             queue,
             ids: Arc::default(),
             tasks: TaskTracker::new(),
             failed_handshakes: AtomicU64::new(0),
         });
-        node.tasks.spawn(node.clone().accept());
+        if let Some(nearby) = nearby {
+            node.tasks
+                .spawn(node.clone().watch_nearby(endpoint.clone(), nearby));
+        }
+        node.tasks
+            .spawn(node.clone().watch_relays(endpoint.clone()));
+        node.tasks.spawn(node.clone().accept(endpoint));
         Ok(node)
     }
 
+    fn endpoint(&self) -> Result<IrohEndpoint> {
+        lock(&self.endpoint).clone().ok_or_else(Failure::closed)
+    }
+
     fn link(&self, conn: IrohConnection) -> Arc<Link> {
-        Link::new(
+        let link = Link::new(
             conn,
             self.queue.clone(),
             self.ids.clone(),
             self.tasks.clone(),
-        )
+        );
+        let mut links = lock(&self.links);
+        if links.len() == links.capacity() {
+            links.retain(|link| link.strong_count() > 0);
+        }
+        links.push(Arc::downgrade(&link));
+        link
     }
 
-    async fn accept(self: Arc<Self>) {
+    async fn watch_nearby(
+        self: Arc<Self>,
+        endpoint: IrohEndpoint,
+        mut nearby: impl Stream<Item = Nearby> + Unpin,
+    ) {
+        let watching = async {
+            while let Some(node) = nearby.next().await {
+                self.queue.push(Event::Nearby(Box::new(node)));
+            }
+        };
+        endpoint.closed().run_until(watching).await;
+    }
+
+    async fn watch_relays(self: Arc<Self>, endpoint: IrohEndpoint) {
+        let mut updates = endpoint.home_relay_status().stream();
+        let watching = async {
+            let mut last = Vec::new();
+            while let Some(relays) = updates.next().await {
+                let relays: Vec<_> = relays.iter().map(RelayInfo::from).collect();
+                if relays != last {
+                    last = relays.clone();
+                    self.queue.push(Event::Relays(relays));
+                }
+            }
+        };
+        endpoint.closed().run_until(watching).await;
+    }
+
+    async fn accept(self: Arc<Self>, endpoint: IrohEndpoint) {
         let slots = Arc::new(Semaphore::new(HANDSHAKES));
-        while let Some(incoming) = self.endpoint.accept().await {
+        while let Some(incoming) = endpoint.accept().await {
             let Ok(slot) = slots.clone().try_acquire_owned() else {
                 self.failed_handshakes.fetch_add(1, Ordering::Relaxed);
                 incoming.refuse();
@@ -105,23 +191,47 @@ impl Node {
     }
 
     pub async fn connect(&self, address: EndpointAddr) -> Result<Arc<Link>> {
-        let conn = self.endpoint.connect(address, &self.alpn).await?;
+        let conn = self.endpoint()?.connect(address, &self.alpn).await?;
         Ok(self.link(conn))
     }
 
+    /// Empty once it is closed.
     pub fn bound_sockets(&self) -> Vec<SocketAddr> {
-        self.endpoint.bound_sockets()
+        self.endpoint()
+            .map(|endpoint| endpoint.bound_sockets())
+            .unwrap_or_default()
     }
 
+    /// Without any address once it is closed.
     pub fn addr(&self) -> EndpointAddr {
-        self.endpoint.addr()
+        self.endpoint()
+            .map(|endpoint| endpoint.addr())
+            .unwrap_or_else(|_| EndpointAddr::new(self.id))
+    }
+
+    pub fn tell(&self, address: EndpointAddr) {
+        lookup::tell(&self.memory, address);
     }
 
     pub async fn close(&self) {
-        // What is cut off here has told its peers nothing; they find out by their idle timeout.
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.endpoint.close()).await;
+        if let Ok(endpoint) = self.endpoint() {
+            // What is cut off here has told its peers nothing; they find out by their idle timeout.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, endpoint.close()).await;
+        }
         self.tasks.close();
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
+    }
+
+    /// Gives the sockets back, whoever still holds an object of this endpoint. To be called after
+    /// `close`, when all that its streams received has been read out.
+    pub fn release(&self) {
+        let _runtime = runtime::handle().enter();
+        let endpoint = lock(&self.endpoint).take();
+        let links = std::mem::take(&mut *lock(&self.links));
+        for link in links.iter().filter_map(Weak::upgrade) {
+            link.release();
+        }
+        drop(endpoint);
     }
 }
 
@@ -142,7 +252,7 @@ pub struct Endpoint {
 type Wake = ThreadsafeFunction<(), (), Quadruples, napi::Status, false>;
 
 /// The queue whose events end up in `callback`.
-fn connected_queue(callback: &Function<'_, Quadruples, ()>) -> Result<Arc<Queue>> {
+pub fn connected_queue(callback: &Function<'_, Quadruples, ()>) -> Result<Arc<Queue>> {
     let queue = Arc::new(Queue::default());
     guard::install(&queue);
     let mut deliverer = Deliverer::new(queue.clone());
@@ -155,63 +265,6 @@ fn connected_queue(callback: &Function<'_, Quadruples, ()>) -> Result<Arc<Queue>
         let _ = wake.call((), ThreadsafeFunctionCallMode::NonBlocking);
     }));
     Ok(queue)
-}
-
-fn options(object: &Object<'_>) -> Result<Options> {
-    let secret_key: BufferSlice<'_> = js::property(object, "secretKey")?;
-    let secret_key = <[u8; 32]>::try_from(&*secret_key)
-        .map_err(|_| Failure::invalid("`secretKey` is 32 bytes"))?;
-    let relay = match js::property::<Either<String, Vec<String>>>(object, "relay")? {
-        Either::A(name) if name == "default" => Relay::Default,
-        Either::A(name) if name == "none" => Relay::None,
-        Either::A(_) => return Err(Failure::invalid("`relay` is 'default', 'none' or URLs")),
-        Either::B(urls) => Relay::Urls(urls),
-    };
-    let congestion = match js::property::<String>(object, "congestion")?.as_str() {
-        "cubic" => Congestion::Cubic,
-        "bbr" => Congestion::Bbr,
-        _ => return Err(Failure::invalid("`congestion` is 'cubic' or 'bbr'")),
-    };
-    Ok(Options {
-        secret_key,
-        alpn: js::property(object, "alpn")?,
-        bind: js::property(object, "bind")?,
-        relay,
-        address_lookup: js::property(object, "addressLookup")?,
-        stream_receive_window: js::whole(object, "streamReceiveWindow", MAX_WINDOW)?,
-        connection_receive_window: js::whole(object, "connectionReceiveWindow", MAX_WINDOW)?,
-        send_window: js::whole(object, "sendWindow", MAX_WINDOW)?,
-        max_streams: js::whole(object, "maxStreams", MAX_STREAMS)?,
-        idle_timeout_ms: js::whole(object, "idleTimeoutMs", MAX_TIMEOUT_MS)?,
-        keep_alive_ms: js::whole(object, "keepAliveMs", MAX_TIMEOUT_MS)?,
-        congestion,
-        datagram_receive_buffer: js::whole(object, "datagramReceiveBuffer", MAX_WINDOW)?,
-        datagram_send_buffer: js::whole(object, "datagramSendBuffer", MAX_WINDOW)?,
-    })
-}
-
-fn remote(node_id: &str, hints: &Addresses) -> Result<EndpointAddr> {
-    let id: PublicKey = node_id
-        .parse()
-        .map_err(|_| Failure::invalid(format!("{node_id} is no node ID")))?;
-    let mut address = EndpointAddr::new(id);
-    for text in &hints.direct {
-        let direct: SocketAddr = text
-            .parse()
-            .map_err(|_| Failure::invalid(format!("{text} is no `ip:port`")))?;
-        address = address.with_ip_addr(direct);
-    }
-    for url in &hints.relays {
-        address = address.with_relay_url(relay_url(url)?);
-    }
-    Ok(address)
-}
-
-/// How a node can be reached.
-#[napi(object)]
-pub struct Addresses {
-    pub direct: Vec<String>,
-    pub relays: Vec<String>,
 }
 
 impl Endpoint {
@@ -230,7 +283,7 @@ impl Endpoint {
         promise::entry(env, || {
             let options = options.get("options")?;
             let callback: Function<'_, Quadruples, ()> = js::property(&options, "onEvents")?;
-            let options = self::options(&options)?;
+            let options = arguments::options(&options)?;
             let queue = connected_queue(&callback)?;
             let life = Arc::new(Mutex::new(Life::Open));
             let (promise, resolver) = promise::promise(env);
@@ -249,7 +302,7 @@ impl Endpoint {
 
     #[napi(getter)]
     pub fn node_id(&self) -> String {
-        self.node.endpoint.id().to_string()
+        self.node.id.to_string()
     }
 
     #[napi(getter)]
@@ -287,7 +340,7 @@ impl Endpoint {
     pub fn connect(&self, env: Env, node_id: Arg<String>, hints: Arg<Addresses>) -> Promise {
         promise::entry(env, || {
             self.check()?;
-            let address = remote(&node_id.get("nodeId")?, &hints.get("hints")?)?;
+            let address = arguments::remote(&node_id.get("nodeId")?, &hints.get("hints")?)?;
             let (promise, resolver) = promise::promise(env);
             let node = self.node.clone();
             let work = async move { node.connect(address).await.map(Connection::from) };
@@ -303,10 +356,44 @@ impl Endpoint {
             let (promise, resolver) = promise::promise(env);
             let node = self.node.clone();
             let work = async move {
-                node.endpoint.network_change().await;
+                node.endpoint()?.network_change().await;
                 Ok(())
             };
             self.spawn(resolver, work);
+            Ok(promise)
+        })
+    }
+
+    #[napi]
+    pub fn add_addresses(
+        &self,
+        env: Env,
+        node_id: Arg<String>,
+        hints: Arg<Addresses>,
+    ) -> napi::Result<()> {
+        js::guard(env, || {
+            self.node.tell(arguments::remote(
+                &node_id.get("nodeId")?,
+                &hints.get("hints")?,
+            )?);
+            Ok(())
+        })
+    }
+
+    #[napi]
+    pub fn lookup_errors(&self) -> LookupErrors {
+        self.node.lookup_errors.clone()
+    }
+
+    #[napi]
+    pub fn net_report(&self, env: Env) -> Promise {
+        promise::entry(env, || {
+            let endpoint = self.node.endpoint()?;
+            let (promise, resolver) = promise::promise(env);
+            self.spawn(
+                resolver,
+                async move { Ok(network::report(&endpoint).await) },
+            );
             Ok(promise)
         })
     }
@@ -346,7 +433,9 @@ impl Endpoint {
 fn shut_down(node: Arc<Node>, life: Arc<Mutex<Life>>) {
     runtime::handle().spawn(async move {
         node.close().await;
+        let ending = node.clone();
         node.queue.push(Event::Finished(Box::new(move || {
+            ending.release();
             match std::mem::replace(&mut *lock(&life), Life::Closed) {
                 Life::Closing(waiting) => waiting,
                 _ => Vec::new(),

@@ -2,8 +2,9 @@
 
 use std::{borrow::Cow, io};
 
+use iroh::address_lookup::AddressLookupBuilderError;
 use iroh::endpoint::{
-    BindError, ConnectError, ConnectWithOptsError, ConnectingError, ConnectionError,
+    BindError, ConnectError, ConnectWithOptsError, ConnectingError, ConnectionError, EndpointError,
     SendDatagramError, TransportErrorCode, VarInt, WriteError,
 };
 
@@ -15,6 +16,7 @@ pub enum Code {
     InvalidArgument,
     BindFailed,
     AddressInUse,
+    BadCertificate,
     ConnectFailed,
     ConnectTimeout,
     ProtocolMismatch,
@@ -33,6 +35,7 @@ impl Code {
             Self::InvalidArgument => "INVALID_ARGUMENT",
             Self::BindFailed => "BIND_FAILED",
             Self::AddressInUse => "ADDRESS_IN_USE",
+            Self::BadCertificate => "BAD_CERTIFICATE",
             Self::ConnectFailed => "CONNECT_FAILED",
             Self::ConnectTimeout => "CONNECT_TIMEOUT",
             Self::ProtocolMismatch => "PROTOCOL_MISMATCH",
@@ -96,7 +99,7 @@ impl Failure {
         Self::new(Code::Internal, "a panic was caught in the native addon")
     }
 
-    fn of(code: Code, error: &dyn std::error::Error) -> Self {
+    pub fn of(code: Code, error: &dyn std::error::Error) -> Self {
         Self::new(code, describe(error))
     }
 }
@@ -165,6 +168,18 @@ impl From<BindError> for Failure {
             _ => Code::BindFailed,
         };
         Self::of(code, &error)
+    }
+}
+
+impl From<AddressLookupBuilderError> for Failure {
+    fn from(error: AddressLookupBuilderError) -> Self {
+        Self::of(Code::Unsupported, &error)
+    }
+}
+
+impl From<EndpointError> for Failure {
+    fn from(_: EndpointError) -> Self {
+        Self::closed()
     }
 }
 

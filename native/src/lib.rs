@@ -4,6 +4,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub mod arguments;
 mod batch;
 pub mod build_info;
 pub mod connection;
@@ -11,10 +12,14 @@ pub mod endpoint;
 pub mod error;
 pub mod guard;
 mod js;
+pub mod lookup;
+pub mod network;
 pub mod options;
+pub mod path;
 pub mod promise;
 pub mod queue;
 pub mod recv;
+pub mod relay;
 pub mod runtime;
 pub mod send;
 pub mod stream;

@@ -3,14 +3,16 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use iroh::{
-    RelayMode, RelayUrl, SecretKey,
-    address_lookup::{DnsAddressLookup, PkarrPublisher, PkarrResolver},
+    RelayConfig, RelayMode, RelayUrl, SecretKey,
+    address_lookup::{DnsAddressLookup, PkarrPublisher, PkarrResolver, UserData},
     endpoint::{
         Builder, ControllerFactory, PortmapperConfig, QuicTransportConfig, VarInt,
         default_relay_mode, presets,
     },
 };
-use noq_proto::congestion::{Bbr3Config, CubicConfig};
+use iroh_relay::tls::CaTlsConfig;
+use noq_proto::congestion::{Bbr3Config, CubicConfig, NewRenoConfig};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use crate::error::{Failure, Result};
 
@@ -41,6 +43,27 @@ pub enum Relay {
 pub enum Congestion {
     Cubic,
     Bbr,
+    NewReno,
+}
+
+/// mDNS on the local network.
+#[derive(Debug, Clone)]
+pub struct Lan {
+    /// Whether others find this node; it finds them in either case.
+    pub announce: bool,
+    /// The name this node shows.
+    pub name: Option<UserData>,
+    /// Nodes of one service find each other, no others.
+    pub service: String,
+}
+
+/// The mainline DHT.
+#[derive(Debug, Clone)]
+pub struct Dht {
+    /// Whether to publish IP addresses too, or the home relay only.
+    pub publish_addresses: bool,
+    /// `host:port` of the first nodes to ask; empty for the public ones.
+    pub bootstrap: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -50,6 +73,12 @@ pub struct Options {
     pub bind: Vec<String>,
     pub relay: Relay,
     pub address_lookup: bool,
+    pub lan: Option<Lan>,
+    pub dht: Option<Dht>,
+    /// Certificates in PEM that a relay may have beside those of the web's authorities.
+    pub relay_roots: String,
+    /// What relays that are named by their URL are shown; empty for nothing.
+    pub relay_token: String,
     pub stream_receive_window: u64,
     pub connection_receive_window: u64,
     pub send_window: u64,
@@ -72,6 +101,12 @@ impl Options {
             .transport_config(self.transport()?)
             .proxy_from_env()
             .relay_mode(self.relay_mode()?);
+        if !self.relay_roots.is_empty() {
+            let roots = CertificateDer::pem_slice_iter(self.relay_roots.as_bytes())
+                .collect::<std::result::Result<Vec<_>, _>>()
+                .map_err(|error| Failure::invalid(format!("`relayRoots`: {error}")))?;
+            builder = builder.ca_tls_config(CaTlsConfig::default().with_extra_roots(roots));
+        }
         if self.address_lookup {
             builder = builder
                 .address_lookup(PkarrPublisher::n0_dns())
@@ -109,13 +144,24 @@ impl Options {
             Relay::Default => default_relay_mode(),
             Relay::None => RelayMode::Disabled,
             Relay::Urls(urls) => {
-                let urls: Vec<_> = urls
+                let relays: Vec<_> = urls
                     .iter()
-                    .map(|url| relay_url(url))
+                    .map(|url| Ok(self.relay_config(relay_url(url)?)))
                     .collect::<Result<_>>()?;
-                RelayMode::custom(urls)
+                RelayMode::Custom(relays.into_iter().collect())
             }
         })
+    }
+
+    fn relay_config(&self, url: RelayUrl) -> RelayConfig {
+        // QUIC address discovery needs TLS: a relay without it has none, and asking would take time.
+        let quic = (url.scheme() == "https").then(Default::default);
+        let config = RelayConfig::new(url, quic);
+        if self.relay_token.is_empty() {
+            config
+        } else {
+            config.with_auth_token(&self.relay_token)
+        }
     }
 
     pub fn transport(&self) -> Result<QuicTransportConfig> {
@@ -130,6 +176,7 @@ impl Options {
         let controller: Arc<dyn ControllerFactory + Send + Sync> = match self.congestion {
             Congestion::Cubic => Arc::new(CubicConfig::default()),
             Congestion::Bbr => Arc::new(Bbr3Config::default()),
+            Congestion::NewReno => Arc::new(NewRenoConfig::default()),
         };
         Ok(QuicTransportConfig::builder()
             .max_concurrent_bidi_streams(streams)

@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use crate::{
-    connection::{CloseInfo, Link, PathInfo},
+    connection::{CloseInfo, Link},
     lock,
+    lookup::Nearby,
+    network::RelayInfo,
+    path::{PathChange, PathNotice},
     promise::{Resolver, Settle},
     recv::RecvHalf,
     send::SendHalf,
@@ -26,8 +29,15 @@ pub enum Event {
     /// There may be room for what a write left over.
     Writable(Arc<SendHalf>),
     Datagrams(Arc<Link>, Vec<Bytes>),
-    Path(Arc<Link>, Box<PathInfo>),
+    /// Another path is selected.
+    Path(Arc<Link>, Box<PathChange>),
+    PathNotice(Arc<Link>, Box<PathNotice>),
     Closed(Arc<Link>, Box<CloseInfo>),
+    Nearby(Box<Nearby>),
+    /// The home relays, as they are now.
+    Relays(Vec<RelayInfo>),
+    /// Why a relay is no more although nobody closed it.
+    RelayEnded(String),
     /// A promise to resolve or reject.
     Settle(Settle),
     /// The endpoint is gone: nothing comes after this.

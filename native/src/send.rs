@@ -141,6 +141,19 @@ impl SendHalf {
         }
     }
 
+    /// Lets go of the stream because the connection is gone.
+    pub fn lose(&self) {
+        let stream = {
+            let mut state = lock(&self.state);
+            if state.phase == Phase::Open {
+                state.phase = Phase::Lost;
+                state.pending = VecDeque::new();
+            }
+            state.stream.take()
+        };
+        drop(stream);
+    }
+
     /// Lets go of the stream: a reset, unless it has an end of its own.
     pub fn abandon(&self) {
         let stream = {

@@ -1,6 +1,6 @@
 //! `Stream`: what JavaScript holds of a stream.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use iroh::endpoint::{RecvStream, SendStream};
@@ -18,6 +18,7 @@ use crate::{
 /// The sides a stream has here: both, or one of them.
 pub struct Pair {
     pub id: u64,
+    link: Arc<Link>,
     pub send: Option<Arc<SendHalf>>,
     pub recv: Option<Arc<RecvHalf>>,
 }
@@ -25,10 +26,18 @@ pub struct Pair {
 impl Pair {
     pub fn new(link: &Arc<Link>, send: Option<SendStream>, recv: Option<RecvStream>) -> Self {
         let id = link.ids.next();
+        let send = send.map(|stream| SendHalf::new(id, link.clone(), stream));
+        let recv = recv.map(|stream| RecvHalf::new(id, link.clone(), stream));
+        let halves = (
+            send.as_ref().map_or_else(Weak::new, Arc::downgrade),
+            recv.as_ref().map_or_else(Weak::new, Arc::downgrade),
+        );
+        link.add_pair(id, halves);
         Self {
             id,
-            send: send.map(|stream| SendHalf::new(id, link.clone(), stream)),
-            recv: recv.map(|stream| RecvHalf::new(id, link.clone(), stream)),
+            link: link.clone(),
+            send,
+            recv,
         }
     }
 
@@ -40,6 +49,7 @@ impl Pair {
 impl Drop for Pair {
     /// The halves may live on in noq's tables of wakers and in the queue; the stream must not.
     fn drop(&mut self) {
+        self.link.remove_pair(self.id);
         if let Some(send) = &self.send {
             send.abandon();
         }

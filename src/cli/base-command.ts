@@ -96,7 +96,7 @@ function isUsageError(error: unknown): boolean {
   return error instanceof Errors.CLIError && !(error instanceof TunnelError);
 }
 
-/** oclif's parse errors carry several lines; the first is the sentence. */
+/** oclif's parse errors carry several lines; the first is the sentence, or announces it. */
 function usageError(error: Error, command: string): TunnelError {
   const hint = `see: tunnel ${command} --help`;
   const missing = (error as { args?: readonly { name: string }[] }).args;
@@ -104,6 +104,7 @@ function usageError(error: Error, command: string): TunnelError {
     const names = missing.map(({ name }) => `<${name}>`).join(' ');
     return new TunnelError('USAGE', `'tunnel ${command}' needs ${names}`, { hint, cause: error });
   }
-  const text = error.message.split('\n')[0] ?? error.message;
+  const [first = error.message, second] = error.message.split('\n');
+  const text = first.endsWith(':') && second !== undefined ? second.trim() : first;
   return new TunnelError('USAGE', text, { hint, cause: error });
 }

@@ -30,6 +30,7 @@ const BY_CODE: Partial<Record<TunnelErrorCode, number>> = {
   DENIED: EXIT_DENIED,
   BAD_IDENTITY: EXIT_CONFIG,
   BAD_STATE: EXIT_CONFIG,
+  BAD_CERTIFICATE: EXIT_CONFIG,
 };
 
 export function exitCode(code: TunnelErrorCode): number {

@@ -4,10 +4,12 @@ import { isIP } from 'node:net';
 import { join } from 'node:path';
 import { Flags } from '@oclif/core';
 import { TunnelError } from '../error.js';
+import type { Congestion } from '../session/engines/iroh.js';
+import type { IrohEndpoint } from '../session/engines/iroh-network.js';
 import type { Identity } from '../session/identity.js';
-import type { Endpoint } from '../session/session.js';
 import { isSocketAddress } from '../session/ticket.js';
 import { formatHostPort } from '../tunnel/spec.js';
+import { extraRoots } from './extra-roots.js';
 
 export const networkFlags = {
   relay: Flags.string({
@@ -19,6 +21,19 @@ export const networkFlags = {
   'no-relay': Flags.boolean({
     description: 'use no relay and look nothing up on the internet',
     exclusive: ['relay'],
+  }),
+  lan: Flags.boolean({
+    description: 'find peers on the local network (mDNS)',
+    default: true,
+    allowNo: true,
+  }),
+  dht: Flags.boolean({
+    description: 'also find peers, and be found, through the public BitTorrent DHT',
+  }),
+  congestion: Flags.string({
+    description: 'congestion control of what is sent',
+    options: ['cubic', 'bbr', 'newreno'],
+    default: 'cubic',
   }),
   bind: Flags.string({
     description: 'use this local address only, optionally with a UDP port',
@@ -74,21 +89,41 @@ export interface NetworkFlags {
   readonly relay?: readonly string[] | undefined;
   readonly 'no-relay': boolean;
   readonly bind?: string | undefined;
+  readonly lan: boolean;
+  readonly dht: boolean;
+  readonly congestion: string;
+}
+
+export interface EndpointOptions {
+  /** Where to remember the UDP port. */
+  readonly portFile?: string;
+  /** Be found on the local network by the node ID. */
+  readonly announce?: boolean;
+  /** Whose guest an endpoint with a key of its own is at relays. */
+  readonly vouchedBy?: Identity;
 }
 
 /** Throws USAGE for flags that make no sense, else what binding throws. */
 export async function bindEndpoint(
   identity: Identity,
   flags: NetworkFlags,
-  portFile?: string,
-): Promise<Endpoint> {
+  { portFile, announce = false, vouchedBy }: EndpointOptions = {},
+): Promise<IrohEndpoint> {
   const { bindIroh } = await import('../session/engines/iroh.js');
+  const relayRoots = await extraRoots();
   const bindTo = (bind: readonly string[]) =>
     bindIroh({
       identity,
       bind,
       relay: flags['no-relay'] ? 'none' : relays(flags.relay),
       addressLookup: !flags['no-relay'],
+      // Nothing on the network reaches a loopback address.
+      ...(flags.lan && !bind.some(isLoopback) ? { lan: { announce } } : {}),
+      // Where there is no relay to name, the addresses are all there is to publish.
+      ...(flags.dht ? { dht: { publish: flags['no-relay'] ? 'addresses' : 'relay' } as const } : {}),
+      ...(vouchedBy ? { vouchedBy } : {}),
+      relayRoots,
+      congestion: flags.congestion as Congestion,
     });
   if (flags.bind !== undefined && isSocketAddress(flags.bind)) return bindTo([flags.bind]);
   const host = flags.bind === undefined ? undefined : bindHost(flags.bind);
@@ -108,8 +143,8 @@ export function portFile(stateFolder: string, identityName: string): string {
 async function bindRememberedPort(
   host: string | undefined,
   file: string,
-  bindTo: (bind: readonly string[]) => Promise<Endpoint>,
-): Promise<Endpoint> {
+  bindTo: (bind: readonly string[]) => Promise<IrohEndpoint>,
+): Promise<IrohEndpoint> {
   const remembered = Number(await readFile(file, 'utf8').catch(() => ''));
   const tries: string[][] = [];
   if (Number.isInteger(remembered) && remembered > 0 && remembered <= 65535) {
@@ -150,6 +185,10 @@ function relays(urls: readonly string[] | undefined): 'default' | readonly strin
     });
   }
   return urls;
+}
+
+function isLoopback(address: string): boolean {
+  return address.startsWith('127.') || address.startsWith('[::1]');
 }
 
 function bindHost(text: string): string {

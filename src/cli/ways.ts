@@ -20,7 +20,9 @@ export interface Ways {
 
 /** Binds what the ways need. Throws what binding throws, and USAGE when the flags leave no way. */
 export async function openWays(identity: Identity, ticket: Ticket, flags: DialFlags): Promise<Ways> {
-  const addresses = new KnownAddresses(ticket);
+  // A peer that says of no relay where it is may be at the ones that were named here.
+  const relays = ticket.relays.length > 0 ? ticket.relays : (flags.relay ?? []);
+  const addresses = new KnownAddresses({ direct: ticket.direct, relays });
   const hints = flags.via === 'iroh' ? [] : (ticket.webtransport ?? []);
   if (flags.via === 'webtransport') {
     if (hints.length === 0) {
@@ -40,7 +42,7 @@ export async function openWays(identity: Identity, ticket: Ticket, flags: DialFl
     };
   }
   // A key of its own for the endpoint: several forwards and an expose of one identity run side by side.
-  const endpoint = await bindEndpoint(Identity.generate(), flags);
+  const endpoint = await bindEndpoint(Identity.generate(), flags, { vouchedBy: identity });
   const iroh: Way = {
     name: 'iroh',
     delayMs: 0,

@@ -123,7 +123,10 @@ export default class ExposeCommand extends BaseCommand {
         report: observation.report,
         book: rights.book,
       });
-      const endpoint = await bindEndpoint(identity, flags, portFile(this.paths.state, flags.identity));
+      const endpoint = await bindEndpoint(identity, flags, {
+        portFile: portFile(this.paths.state, flags.identity),
+        announce: true,
+      });
       const { Expose } = await import('../tunnel/expose.js');
       const listening =
         flags.webtransport === undefined
@@ -148,7 +151,12 @@ export default class ExposeCommand extends BaseCommand {
       });
       rights.approvals = expose.approvals;
       const { nodeId } = identity;
-      const reach = () => ({ ...endpoint.addresses(), webtransport: listening?.hints });
+      const reach = () => {
+        const { direct, relays } = endpoint.addresses();
+        // It takes a moment to find the nearest; until then it is any of those that were named.
+        const named = relays.length > 0 ? relays : (flags.relay ?? []);
+        return { direct, relays: named, webtransport: listening?.hints };
+      };
       const { token, record } = tickets;
       const ticket = formatTicket({ nodeId, ...reach(), token });
       const identityName = flags.identity;

@@ -6,6 +6,7 @@
  * CLOSE `code u32 | reason`, DATAGRAM `bytes`, RESET and STOP `channelId u32 | code u32`, PING and PONG
  * `8 bytes`. A peer that is silent for ten seconds, pings unanswered, is taken for dead.
  */
+
 import { TunnelError } from '../error.js';
 import { INITIAL_WINDOW_BYTES } from './channel.js';
 import { MAX_CONTROL_BYTES, printable } from './frame.js';
@@ -13,12 +14,14 @@ import { DatagramInbox } from './mux-datagrams.js';
 import { MeteredStream } from './mux-metered-stream.js';
 import { MuxStream, type MuxStreamHost } from './mux-stream.js';
 import type { NodeId } from './node-id.js';
+import { onlyPath } from './only-path.js';
 import { AsyncQueue } from './queue.js';
 import { type IncomingTunnel, RpcSession } from './rpc-session.js';
 import type {
   BidirectionalStream,
   CloseInfo,
   Datagrams,
+  OpenPath,
   ReceiveStream,
   SendStream,
   Session,
@@ -134,6 +137,10 @@ export class MuxSession implements Session {
 
   get heard(): number {
     return this.#stream.received;
+  }
+
+  paths(): readonly OpenPath[] {
+    return this.#ended ? [] : [onlyPath({ path: this.path, stats: this.stats() })];
   }
 
   onPathChange(): () => void {

@@ -28,6 +28,25 @@ export interface SessionPath {
   readonly rttMs: number;
 }
 
+/** Why a path is taken instead of the one before: that one is gone, or it is there and this one is better. */
+export type PathReason = 'first' | 'closed' | 'preferred';
+
+/** A path that the session could take, and what was measured of it. Counters since the path was opened. */
+export interface OpenPath extends SessionPath {
+  /** This side's IP address, or the relay's URL; empty where it is not known. */
+  readonly local: string;
+  /** Whether it is the one that is taken now. */
+  readonly selected: boolean;
+  /** Bytes. */
+  readonly congestionWindow: number;
+  /** Bytes. */
+  readonly mtu: number;
+  readonly packetsSent: number;
+  readonly packetsLost: number;
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+}
+
 /** Receives what happens on a stream. Every method is called on the event loop, never re-entrantly from `write`. */
 export interface StreamSink {
   /** Bytes in order. The memory is the receiver's to keep. Answer with `consumed` when done with them. */
@@ -127,7 +146,9 @@ export interface Session {
   /** Grows with whatever the peer's program sends; what its transport does by itself does not count. */
   readonly heard: number;
   /** Calls back whenever `path` becomes another one. Answers a function that ends it. */
-  onPathChange(listener: (path: SessionPath, previous: SessionPath) => void): () => void;
+  onPathChange(listener: (path: SessionPath, previous: SessionPath, reason: PathReason) => void): () => void;
+  /** Every path there is at the moment, the selected one among them. Empty once the session has ended. */
+  paths(): readonly OpenPath[];
   stats(): SessionStats;
   /**
    * Bytes that are the same at both ends of this session and unknown anywhere else

@@ -26,12 +26,14 @@ async function connect(from: Endpoint, to: Endpoint): Promise<Sessions> {
 
 setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
-// The addon's handles keep their endpoint's sockets until they are garbage; what is left after that is a
-// leak. That `close` itself gives the port back has a test of its own.
-const leaks = { timeoutMs: 5000, settle: collectGarbage };
+const leaks = { timeoutMs: 5000 };
+// The addon's runtime has sockets of its own, which it makes once and keeps.
+await (await bind()).close();
 
 sessionContract('iroh', {
   leaks,
+  // The addon keeps 64 MiB of a connection out of the QUIC library's reach, beside all windows.
+  mostUnread: 96 * 1024 * 1024,
   async makePair() {
     const [from, to] = await Promise.all([bind(), bind()]);
     return {
@@ -90,17 +92,28 @@ describe('iroh: an endpoint', { timeout: 20_000 }, () => {
     await first.close();
   });
 
-  // A known limit of the addon: iroh's connection handles keep the socket, and JavaScript's objects keep
-  // those until they are collected. It shows only to a process that binds the same port again.
-  it.fails('gives its port back when it is closed, whoever still holds one of its sessions', async () => {
+  // Both iroh's handles and JavaScript's objects would keep the sockets until they are collected.
+  it('gives its port back when it is closed, whoever still holds its sessions and streams', async () => {
     const [from, to] = await Promise.all([bind(), bind()]);
     const [address] = to.boundAddresses();
     const held = await connect(from, to);
+    const near = await held.dialler.createBidirectionalStream();
+    near.write(null, Buffer.from('held too'));
+    const far = await next(held.acceptor.incomingBidirectionalStreams);
     await Promise.all([from.close(), to.close()]);
-    const again = await bind(Identity.generate(), address);
-    expect(again.boundAddresses()).toEqual([address]);
-    await again.close();
+    // iroh's own tasks end a moment later.
+    const bindAgain = () => bind(Identity.generate(), address).catch(() => undefined);
+    let again: Endpoint | undefined;
+    await eventually(async () => {
+      again = await bindAgain();
+      return again !== undefined;
+    });
+    expect(again?.boundAddresses()).toEqual([address]);
+    await again?.close();
     expect(held.dialler.remoteId).toBe(to.nodeId);
+    expect(() => near.write(null, Buffer.from('late'))).toThrow();
+    expect(() => far.finish()).not.toThrow();
+    expect(to.boundAddresses()).toEqual([]);
   });
 
   it.each(['192.0.2.1:0', 'nonsense'])('cannot be bound to %s, which is CANNOT_BIND', async (address) => {
@@ -231,6 +244,13 @@ describe('iroh: what is thrown away', { timeout: 20_000 }, () => {
       bind: ['127.0.0.1:0'],
       relay: 'none',
       addressLookup: false,
+      lan: 'off',
+      lanName: '',
+      lanService: 'test',
+      dht: 'off',
+      dhtBootstrap: [],
+      relayRoots: '',
+      relayToken: '',
       streamReceiveWindow: 1 << 20,
       connectionReceiveWindow: 1 << 22,
       sendWindow: 1 << 22,
@@ -247,7 +267,7 @@ describe('iroh: what is thrown away', { timeout: 20_000 }, () => {
 
 describe('iroh: the addon', () => {
   it('has the events its types tell of', () => {
-    expect(new Set(Object.values(EventKind)).size).toBe(11);
+    expect(new Set(Object.values(EventKind)).size).toBe(15);
     expect(typeof Connection).toBe('function');
   });
 });

@@ -9,7 +9,10 @@ use tunnel_native::{
     connection::{CloseInfo, Link},
     endpoint::Node,
     error::Result,
+    lookup::Nearby,
+    network::RelayInfo,
     options::{Congestion, Options, Relay},
+    path::PathChange,
     queue::{Event, Queue},
     recv::{Scratch, Sink},
     send::Progress,
@@ -53,6 +56,9 @@ pub struct Peer {
     woken: Arc<Notify>,
     seen: Seens,
     scratch: Scratch,
+    pub paths: Vec<PathChange>,
+    pub nearby: Vec<Nearby>,
+    pub relays: Vec<RelayInfo>,
 }
 
 pub fn options() -> Options {
@@ -64,6 +70,10 @@ pub fn options() -> Options {
         bind: vec!["127.0.0.1:0".into()],
         relay: Relay::None,
         address_lookup: false,
+        lan: None,
+        dht: None,
+        relay_roots: String::new(),
+        relay_token: String::new(),
         stream_receive_window: 1024 * 1024,
         connection_receive_window: 8 * 1024 * 1024,
         send_window: 1024 * 1024,
@@ -90,6 +100,9 @@ impl Peer {
             woken,
             seen: Seens::default(),
             scratch: Scratch::default(),
+            paths: Vec::new(),
+            nearby: Vec::new(),
+            relays: Vec::new(),
         })
     }
 
@@ -124,6 +137,18 @@ impl Peer {
         .expect("something happens within 20 s")
     }
 
+    /// As `next`, for what is no `Seen`: takes whatever comes first.
+    #[allow(dead_code, reason = "only some of the tests need it")]
+    pub async fn next_event(&mut self) {
+        let events = self.queue.take(Vec::new());
+        if events.is_empty() {
+            self.woken.notified().await;
+        }
+        for event in events {
+            self.take(event);
+        }
+    }
+
     fn take(&mut self, event: Event) {
         match event {
             Event::Incoming(link) => self.seen.0.push_back(Seen::Incoming(link)),
@@ -147,7 +172,13 @@ impl Peer {
                 link.drain(&mut self.scratch, &mut self.seen);
                 self.seen.0.push_back(Seen::Closed(*info));
             }
-            Event::Path(..) | Event::Settle(_) | Event::Finished(_) => {}
+            Event::Path(_, change) => self.paths.push(*change),
+            Event::Nearby(node) => self.nearby.push(*node),
+            Event::Relays(relays) => self.relays = relays,
+            Event::PathNotice(..)
+            | Event::RelayEnded(_)
+            | Event::Settle(_)
+            | Event::Finished(_) => {}
         }
     }
 

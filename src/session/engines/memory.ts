@@ -2,14 +2,17 @@
  * Sessions inside one process, for tests of everything above an engine: the same streams,
  * datagrams and ends as the real ones, with latency, datagram loss and cuts on request.
  */
+
 import { createHash, randomBytes } from 'node:crypto';
 import { TunnelError } from '../../error.js';
 import type { NodeId } from '../node-id.js';
+import { onlyPath } from '../only-path.js';
 import { AsyncQueue } from '../queue.js';
 import type {
   BidirectionalStream,
   CloseInfo,
   Datagrams,
+  OpenPath,
   ReceiveStream,
   SendStream,
   Session,
@@ -174,6 +177,10 @@ class MemorySession implements Session {
 
   async createUnidirectionalStream(): Promise<SendStream> {
     return this.#createStream(this.#peer.incomingUnidirectionalStreams, false);
+  }
+
+  paths(): readonly OpenPath[] {
+    return this.#ended ? [] : [onlyPath({ path: this.path, stats: this.stats() })];
   }
 
   onPathChange(): () => void {
