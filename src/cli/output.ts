@@ -79,7 +79,7 @@ export function plainOutput(log: Log, names: PeerNames = new PeerNames()): Outpu
           break;
         case 'path':
           line(
-            `path to ${names.label(event.peer)} is now ${event.path} (was ${event.previous}), ${event.rttMs} ms`,
+            `path to ${names.label(event.peer)} is now ${event.path} ${event.remote} (was ${event.previous}), ${event.rttMs} ms`,
           );
           break;
         case 'approval':
@@ -102,7 +102,9 @@ export function plainOutput(log: Log, names: PeerNames = new PeerNames()): Outpu
           logged('debug', `UDP ${event.service ?? '(no service)'}: ${event.flows} flows${packets(event)}`);
           break;
         case 'notice':
-          line(`note: ${sentence(event.message, event.hint)}`);
+          line(
+            `note: ${event.peer === undefined ? '' : `${names.label(event.peer)} `}${sentence(event.message, event.hint)}`,
+          );
           break;
         case 'error':
           logged('warn', `${event.code} ${sentence(event.message, event.hint)}`);

@@ -30,9 +30,10 @@ function processLines(process: StatusSnapshot): readonly string[] {
       ]),
     ]),
     ...waiting(process),
+    ...relayed(process),
     ...align([
-      ['', 'PEER', 'STATE', 'PATH', 'ADDRESS', 'RTT', 'LOSS'],
-      ...(process.sessions.length === 0 ? [['', 'nobody', '', '', '', '', '']] : []),
+      ['', 'PEER', 'STATE', 'PATH', 'ADDRESS', 'RTT', 'LOSS', 'MTU', 'WINDOW'],
+      ...(process.sessions.length === 0 ? [['', 'nobody', '', '', '', '', '', '', '']] : []),
       ...process.sessions.map((session) => ['', ...sessionCells(session, process)]),
     ]),
   ];
@@ -63,8 +64,26 @@ function sessionCells(session: SessionStatus, { at, names }: StatusSnapshot): re
     peerLabel(names, peer),
     `${state} ${duration(now - Date.parse(since))}${error ? `: ${error.message}` : ''}`,
   ];
-  if (session.state !== 'connected') return [...known, '', '', '', ''];
-  return [...known, path ?? '', remote ?? '', roundTrip(rttMs ?? 0), loss(lossRatio)];
+  if (session.state !== 'connected') return [...known, '', '', '', '', '', ''];
+  return [
+    ...known,
+    path ?? '',
+    remote ?? '',
+    roundTrip(rttMs ?? 0),
+    loss(lossRatio),
+    ...packetCells(session),
+  ];
+}
+
+function packetCells({ mtu, congestionWindow }: SessionStatus): readonly string[] {
+  return [mtu === undefined ? '' : `${mtu} B`, congestionWindow === undefined ? '' : bytes(congestionWindow)];
+}
+
+/** Why a peer stays on a relay. */
+function relayed({ sessions, names }: StatusSnapshot): readonly string[] {
+  return sessions.flatMap(({ peer, relayed: why }) =>
+    why ? [`  ! ${peerLabel(names, peer)} ${clean(why.message)} (${clean(why.hint)})`] : [],
+  );
 }
 
 function align(rows: readonly (readonly string[])[]): readonly string[] {

@@ -4,6 +4,8 @@ import { KnownAddresses } from '../session/addresses.js';
 import { Identity } from '../session/identity.js';
 import type { Ticket, WebTransportHint } from '../session/ticket.js';
 import type { Way } from '../session/way.js';
+import type { FactsSource } from '../tunnel/relayed.js';
+import { factsOf } from './network-facts.js';
 import { bindEndpoint, type DialFlags } from './network-flags.js';
 
 /** How long iroh has before WebTransport is tried beside it: enough for any network that lets UDP through. */
@@ -13,6 +15,8 @@ export interface Ways {
   readonly ways: readonly Way[];
   /** What the ways go by; they follow what is learnt. */
   readonly addresses: KnownAddresses;
+  /** What is known of the network here. */
+  readonly facts?: FactsSource;
   /** Tells the endpoint that the machine's network changed. */
   networkChange(): Promise<void>;
   close(signal?: AbortSignal): Promise<void>;
@@ -51,6 +55,7 @@ export async function openWays(identity: Identity, ticket: Ticket, flags: DialFl
   return {
     ways: [iroh, ...webTransportWays(identity, ticket, hints, IROH_HEAD_START_MS)],
     addresses,
+    facts: factsOf(endpoint),
     networkChange: () => endpoint.networkChange(),
     close: (signal) => endpoint.close(signal ? { signal } : {}),
   };

@@ -5,6 +5,7 @@ import { exposeBanner } from '../cli/expose-banner.js';
 import { ExposeRights, publicNotice } from '../cli/expose-rights.js';
 import { type ExposeTickets, openTickets, ticketFlags, ticketTerms } from '../cli/expose-tickets.js';
 import { lockIdentity } from '../cli/identity-lock.js';
+import { factsOf } from '../cli/network-facts.js';
 import {
   bindEndpoint,
   networkFlags,
@@ -21,6 +22,7 @@ import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
 import { accessJson, peersByBook } from '../cli/who-may-connect.js';
 import type { Identity } from '../session/identity.js';
+import type { NodeId } from '../session/node-id.js';
 import type { Endpoint } from '../session/session.js';
 import { formatTicket } from '../session/ticket.js';
 import { errorEvent } from '../tunnel/events.js';
@@ -61,6 +63,12 @@ export default class ExposeCommand extends BaseCommand {
       description: 'let unknown peers wait until you allow or deny them',
       default: false,
     }),
+    'allow-speed': Flags.string({
+      description: "let this peer measure the speed to here (repeatable); 'all' is everyone who is let in",
+      multiple: true,
+      multipleNonGreedy: true,
+      helpValue: '<peer>',
+    }),
     'ask-timeout': Flags.string({
       description: 'how long an unknown peer waits to be let in',
       default: '5m',
@@ -81,6 +89,7 @@ export default class ExposeCommand extends BaseCommand {
     const approvalTimeoutMs = parseDuration(flags['ask-timeout'], '--ask-timeout', 1);
     const file = peersFile(this.paths);
     const allowed = await Promise.all((flags.allow ?? []).map((peer) => resolvePeer(peer, file)));
+    const allowsSpeed = await speedRight(flags['allow-speed'] ?? [], (peer) => resolvePeer(peer, file));
     const rights = new ExposeRights(await LiveBook.open(file, (error) => rights.report(errorEvent(error))));
     this.names.from((nodeId) => rights.book.nameOf(nodeId));
     const terms = ticketTerms(flags);
@@ -146,6 +155,8 @@ export default class ExposeCommand extends BaseCommand {
         approvalTimeoutMs,
         report: observation.report,
         methods: observation.methods,
+        allowsSpeed,
+        facts: factsOf(endpoint),
         resumeTimeoutMs,
         rates,
       });
@@ -205,4 +216,15 @@ export default class ExposeCommand extends BaseCommand {
       throw error;
     }
   }
+}
+
+/** Throws what `resolve` throws for a peer that cannot be found. */
+async function speedRight(
+  peers: readonly string[],
+  resolve: (peer: string) => Promise<{ readonly nodeId: NodeId }>,
+): Promise<(peer: NodeId) => boolean> {
+  const isAll = peers.includes('all');
+  const named = await Promise.all(peers.filter((peer) => peer !== 'all').map(resolve));
+  const allowed = new Set(named.map(({ nodeId }) => nodeId));
+  return (peer) => isAll || allowed.has(peer);
 }

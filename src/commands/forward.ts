@@ -76,7 +76,7 @@ export default class ForwardCommand extends BaseCommand {
     const shutdown = listenForShutdown();
     const { identity } = await this.loadIdentity(flags);
     const { openWays } = await import('../cli/ways.js');
-    const { ways, addresses, networkChange, close } = await openWays(identity, ticket, flags);
+    const { ways, addresses, facts, networkChange, close } = await openWays(identity, ticket, flags);
     const observation = await observe({
       command: 'forward',
       nodeId: identity.nodeId,
@@ -101,6 +101,7 @@ export default class ForwardCommand extends BaseCommand {
         resumeTimeoutMs,
         rates,
         reconnectTimeoutMs,
+        facts,
         onNetworkChange: networkChange,
         udpIdleMs,
         report: memory.report,

@@ -12,6 +12,8 @@ export const StreamKind = {
   OPEN: 0x02,
   /** A channel that lost its carrier, or leaves it, goes on here. */
   RESUME: 0x03,
+  /** Bulk of a speed test. */
+  SPEED: 0x04,
 } as const;
 
 export const PREAMBLE_HEADER_BYTES = 4;

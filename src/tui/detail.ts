@@ -99,7 +99,13 @@ function peerDetail(peer: Of<SessionStatus>, now: number): Detail {
   ];
   if (peer.state === 'connected') {
     lines.push(
-      { name: 'address', value: peer.remote ?? '' },
+      {
+        name: 'address',
+        value: peer.family === undefined ? (peer.remote ?? '') : `${peer.remote} (${peer.family})`,
+      },
+      ...(peer.relayed
+        ? [{ name: 'why a relay', value: `${peer.relayed.message} (${peer.relayed.hint})` }]
+        : []),
       both('', 'measured here', 'as the peer sees it'),
       both('path', peer.path ?? '', theirs?.path),
       both('round trip', roundTrip(peer.rttMs ?? 0), theirs && roundTrip(theirs.rttMs)),
@@ -118,6 +124,10 @@ function peerDetail(peer: Of<SessionStatus>, now: number): Detail {
         `${bytes(peer.bytesIn)}, ${rate(peer.rateIn)}`,
         theirs && `${bytes(theirs.bytesIn)}, ${rate(theirs.rateIn)}`,
       ),
+      ...(peer.congestionWindow === undefined
+        ? []
+        : [{ name: 'may be under way', value: `${bytes(peer.congestionWindow)} by the congestion window` }]),
+      ...(peer.mtu === undefined ? [] : [{ name: 'packets', value: `up to ${peer.mtu} B` }]),
       both('channels', String(peer.channels), theirs && String(theirs.channels)),
     );
     if (!theirs) lines.push({ name: '', value: 'the peer does not tell its own figures' });

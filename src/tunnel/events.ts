@@ -63,6 +63,10 @@ export type TunnelEvent =
       readonly path: string;
       readonly previous: string;
       readonly rttMs: number;
+      /** `ip:port`, or the relay's URL; with the same `path` it is this that has changed. */
+      readonly remote: string;
+      /** The one before is gone (`closed`), or this one is better (`preferred`). */
+      readonly reason: string;
     }
   | {
       readonly event: 'channel.open';
@@ -106,7 +110,14 @@ export type TunnelEvent =
   /** Something to know that is no error. */
   | {
       readonly event: 'notice';
-      readonly code: 'small-socket-buffers' | 'udp-not-on-datagrams' | 'ticket-not-saved' | 'public';
+      readonly code:
+        | 'small-socket-buffers'
+        | 'udp-not-on-datagrams'
+        | 'ticket-not-saved'
+        | 'public'
+        | 'relayed';
+      /** Of `relayed`: `no-udp`, `no-address`, `symmetric-nat` or `unknown`. */
+      readonly reason?: string;
       readonly peer?: NodeId;
       readonly message: string;
       readonly hint?: string;

@@ -24,11 +24,13 @@ import { decodeOpen, type OpenRequest } from './open.js';
 import { type Grant, ownerSource, type Policy, type Presented, type RightsSource } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import type { Rates } from './rates.js';
+import { type FactsSource, factsMethods } from './relayed.js';
 import { reportConnected } from './report-session.js';
 import { RightsWatch } from './rights-watch.js';
 import { encodeServices } from './services.js';
 import { type Arrival, SessionGate } from './session-gate.js';
 import { formatTarget, type Service } from './spec.js';
+import { type SpeedConnection, SpeedServer } from './speed-server.js';
 import type { StatusSource } from './status.js';
 import { tcpExit } from './tcp-exit.js';
 import type { UdpConnection } from './udp-connection.js';
@@ -56,6 +58,10 @@ export interface ExposeOptions {
   readonly approvalTimeoutMs?: number;
   /** How long a peer's connections wait for a session at most, milliseconds. */
   readonly resumeTimeoutMs?: number;
+  /** What is known of the network here; an admitted peer may ask. */
+  readonly facts?: FactsSource | undefined;
+  /** Whether an admitted peer may measure the speed to here. The identity itself may. */
+  readonly allowsSpeed?: ((peer: NodeId) => boolean) | undefined;
   /** What an admitted peer may call besides what an expose answers itself. */
   readonly methods?: ((peer: NodeId) => Dispatcher | undefined) | undefined;
   /** Limits of bytes a second. */
@@ -72,6 +78,7 @@ interface Admitted {
   readonly streams: AsyncIterable<BidirectionalStream>;
   /** The channels of the process at the other end, from earlier sessions too. */
   readonly channels: AcceptedChannels;
+  readonly speed: SpeedConnection | undefined;
 }
 
 export class Expose {
@@ -80,6 +87,7 @@ export class Expose {
   readonly #admission: Admission;
   readonly #channels: ChannelTable;
   readonly #udp: UdpExits;
+  readonly #speed = new SpeedServer();
   readonly #sessions = new Set<Session>();
   /** Those of the sessions that have been admitted. */
   readonly #peers = new Set<PeerSession>();
@@ -183,6 +191,7 @@ export class Expose {
     this.#sessions.add(session);
     let admitted: Admitted;
     let udp: UdpConnection | undefined;
+    let speed: SpeedConnection | undefined;
     try {
       const { peer, grant, streams } = await acceptHandshake(session, {
         identity: this.#options.identity,
@@ -199,6 +208,8 @@ export class Expose {
           udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name, asked) =>
             this.#udpService(id, allowed, name, asked),
           );
+          speed = this.#speed.connection({ peer: id, session, mayMeasure: () => this.#mayMeasure(id) });
+          udp.other = speed.datagram;
           return this.#whileAlive(allowed, {
             ...this.#options.methods?.(id),
             'services.list': () => encodeServices(this.#policy.describe(allowed)),
@@ -207,10 +218,12 @@ export class Expose {
               return new Uint8Array();
             },
             ...udp.dispatcher,
+            ...speed.dispatcher,
+            ...factsMethods(this.#options.facts),
           });
         },
       });
-      admitted = { peer, grant, streams, channels: this.#channelsOf(peer.peer, peer.remote) };
+      admitted = { peer, grant, streams, channels: this.#channelsOf(peer.peer, peer.remote), speed };
     } catch (error) {
       this.#sessions.delete(session);
       const reason = toTunnelError(error);
@@ -239,7 +252,7 @@ export class Expose {
       passive: true,
       onDead: () => session.close(WIRE_CODES.SESSION_LOST, 'the peer does not answer'),
     });
-    reportConnected(peer, this.#options.report);
+    reportConnected(peer, this.#options.report, { facts: this.#options.facts });
     for await (const stream of admitted.streams) this.#stream(stream, admitted);
     heartbeat.stop();
     this.#peers.delete(peer);
@@ -339,6 +352,10 @@ export class Expose {
       const carrier = new StreamCarrier(stream, open.channelId);
       const begin = () => channels.open(peer, carrier, open.channelId, open.limit);
       this.#exit(this.#counted(peer.peer, begin), service, admitted, rest);
+      return;
+    }
+    if (kind === StreamKind.SPEED && admitted.speed) {
+      admitted.speed.stream(stream, { body, rest });
       return;
     }
     if (kind !== StreamKind.RESUME)
@@ -454,6 +471,11 @@ export class Expose {
       peer.session.close(error.wireCode, error.message);
     }
     this.approvals?.recheck();
+  }
+
+  #mayMeasure(peer: NodeId): boolean {
+    const { identity, allowsSpeed } = this.#options;
+    return peer === identity.nodeId || (allowsSpeed?.(peer) ?? false);
   }
 
   /** What a peer may call as long as it may anything. */

@@ -14,6 +14,7 @@ import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
 import { RateLimit } from './rate-limit.js';
 import type { Rates } from './rates.js';
+import { type FactsSource, factsMethods } from './relayed.js';
 import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
 import type { ForwardSpec } from './spec.js';
@@ -34,6 +35,8 @@ export interface ForwardOptions extends Dialler {
   readonly udpIdleMs?: number;
   /** Limits of bytes a second. */
   readonly rates?: Rates | undefined;
+  /** What is known of the network here; the peer may ask. */
+  readonly facts?: FactsSource | undefined;
   /** Called when the machine's network has changed. */
   readonly onNetworkChange?: () => Promise<void>;
 }
@@ -115,7 +118,7 @@ export class Forward {
         {
           ...options,
           wants: specs.map(({ service, protocol }) => ({ name: service, protocol })),
-          dispatcher: { ...options.methods, ...udp.dispatcher },
+          dispatcher: { ...options.methods, ...factsMethods(options.facts), ...udp.dispatcher },
         },
         reporter,
       ),
@@ -200,6 +203,7 @@ function missingService(
 class LinkReporter {
   readonly #peer: NodeId;
   readonly #report: Report;
+  readonly #facts: FactsSource | undefined;
   readonly #channels: OpenedChannels;
   readonly #entries: readonly TcpEntry[];
   readonly #services: readonly string[];
@@ -210,6 +214,7 @@ class LinkReporter {
   constructor(options: ForwardOptions, channels: OpenedChannels, entries: readonly TcpEntry[]) {
     this.#peer = options.peer;
     this.#report = options.report;
+    this.#facts = options.facts;
     this.#channels = channels;
     this.#entries = entries;
     this.#services = [...new Set(options.specs.map(({ service }) => service))];
@@ -225,7 +230,10 @@ class LinkReporter {
         this.#follow(state.peer);
         const downMs = state.downMs === undefined ? undefined : Math.round(state.downMs);
         const attached = this.#channels.attach(state.peer);
-        reportConnected(state.peer, this.#report, downMs === undefined ? {} : { downMs, services });
+        reportConnected(state.peer, this.#report, {
+          ...(downMs === undefined ? {} : { back: { downMs, services } }),
+          facts: this.#facts,
+        });
         if (downMs === undefined) break;
         void attached.then(({ resumed, lost }) =>
           this.#report({ event: 'resume', peer, services, downMs, resumed, lost }),

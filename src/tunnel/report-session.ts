@@ -1,11 +1,20 @@
-/** Reports a session that is there, and every change of its path. */
+/** Reports a session that is there, every change of its path, and a relay that it stays on. */
 import type { PeerSession } from '../session/handshake.js';
 import type { Report } from './events.js';
+import { type FactsSource, watchRelayed } from './relayed.js';
+import { roundRtt } from './round-trips.js';
+
+export interface ConnectedOptions {
+  /** Of a session that takes another one's place. */
+  readonly back?: { readonly downMs?: number; readonly services?: readonly string[] };
+  /** What is known of the network here. */
+  readonly facts?: FactsSource | undefined;
+}
 
 export function reportConnected(
   peer: PeerSession,
   report: Report,
-  back: { readonly downMs?: number; readonly services?: readonly string[] } = {},
+  { back = {}, facts }: ConnectedOptions = {},
 ): void {
   const { kind, rttMs } = peer.session.path;
   report({
@@ -16,19 +25,16 @@ export function reportConnected(
     rttMs: roundRtt(rttMs),
     ...back,
   });
-  peer.session.onPathChange((path, previous) => {
-    if (path.kind === previous.kind) return;
+  peer.session.onPathChange((path, previous, reason) => {
     report({
       event: 'path',
       peer: peer.peer,
       path: path.kind,
       previous: previous.kind,
       rttMs: roundRtt(path.rttMs),
+      remote: path.remote,
+      reason,
     });
   });
-}
-
-/** Microseconds are noise above a millisecond and news below. */
-function roundRtt(rttMs: number): number {
-  return Math.round(rttMs * 1000) / 1000;
+  watchRelayed(peer, { report, facts });
 }

@@ -65,7 +65,14 @@ function describe(event: TunnelEvent): Line | undefined {
       return {
         level: 'info',
         peer: event.peer,
-        text: `path ${event.previous} → ${event.path}, ${round(event.rttMs)} ms`,
+        text: `path ${event.previous} → ${event.path} ${event.remote}, ${round(event.rttMs)} ms`,
+      };
+    case 'notice':
+      if (event.code !== 'relayed') return undefined;
+      return {
+        level: 'warn',
+        ...(event.peer === undefined ? {} : { peer: event.peer }),
+        text: `${event.message} (${event.hint})`,
       };
     case 'channel.close':
       if (event.reason === 'eos') return undefined;

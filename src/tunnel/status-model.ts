@@ -115,6 +115,9 @@ export class StatusModel {
       case 'session':
         this.#sessions.observe(event);
         break;
+      case 'notice':
+        this.#sessions.notice(event);
+        break;
       case 'channel.open':
         this.#open(event.id);
         break;

@@ -10,6 +10,7 @@ const STATS_MS = 900;
 /** Time constant of the loss shown, in samples. */
 const LOSS_WEIGHT = 0.1;
 
+type NoticeEvent = Extract<TunnelEvent, { event: 'notice' }>;
 type SessionEvent = Extract<TunnelEvent, { event: 'session' }>;
 
 interface Live {
@@ -23,6 +24,8 @@ interface Live {
   /** Packets a sample, decaying; the loss is their ratio. */
   recentSent: number;
   recentLost: number;
+  mtu: number;
+  congestionWindow: number;
   rttMs: number;
   askedAt: number;
   channels: number;
@@ -40,6 +43,8 @@ export class SessionRecords {
   readonly #live = new Map<PeerSession, Live>();
   /** Links without a session, by peer. */
   readonly #down = new Map<string, Down>();
+  /** Why a peer's sessions stay on a relay, as last told. */
+  readonly #relayed = new Map<string, NonNullable<SessionStatus['relayed']>>();
   #lastKey = 0;
 
   constructor(now: () => number) {
@@ -58,6 +63,11 @@ export class SessionRecords {
     } else {
       this.#down.delete(event.peer);
     }
+  }
+
+  notice({ code, peer, reason, message, hint }: NoticeEvent): void {
+    if (code !== 'relayed' || peer === undefined) return;
+    this.#relayed.set(peer, { reason: reason ?? 'unknown', message, hint: hint ?? '' });
   }
 
   peerSays(session: PeerSession, figures: PeerFigures | undefined): void {
@@ -80,6 +90,9 @@ export class SessionRecords {
       live.channels = 0;
     }
     for (const session of gone) this.#live.delete(session);
+    const relayed = [...this.#live.keys()].filter(({ session }) => session.path.kind === 'iroh-relay');
+    const peers = new Set<string>(relayed.map(({ peer }) => peer));
+    for (const peer of this.#relayed.keys()) if (!peers.has(peer)) this.#relayed.delete(peer);
     this.#countChannels(channels);
   }
 
@@ -96,6 +109,8 @@ export class SessionRecords {
         remote,
         rttMs: live.rttMs,
         ...lossOf(live),
+        ...pathFacts(remote, live),
+        ...(kind === 'iroh-relay' ? this.#relayedOf(peer) : {}),
         channels: live.channels,
         ...live.meter.traffic(),
         ...(live.theirs === undefined ? {} : { theirs: live.theirs }),
@@ -129,6 +144,11 @@ export class SessionRecords {
     };
   }
 
+  #relayedOf(peer: string): Pick<SessionStatus, 'relayed'> {
+    const relayed = this.#relayed.get(peer);
+    return relayed ? { relayed } : {};
+  }
+
   #add(session: PeerSession): Live {
     this.#lastKey += 1;
     const live: Live = {
@@ -141,6 +161,8 @@ export class SessionRecords {
       packetsLost: 0,
       recentSent: 0,
       recentLost: 0,
+      mtu: 0,
+      congestionWindow: 0,
       rttMs: 0,
       askedAt: Number.NEGATIVE_INFINITY,
       channels: 0,
@@ -161,6 +183,8 @@ export class SessionRecords {
     live.packetsSent = stats.packetsSent;
     live.packetsLost = stats.packetsLost;
     live.rttMs = Math.round(stats.rttMs * 1000) / 1000;
+    live.mtu = stats.mtu;
+    live.congestionWindow = stats.congestionWindow;
   }
 
   #countChannels(channels: Iterable<ChannelRecord>): void {
@@ -175,4 +199,23 @@ const NO_TRAFFIC = { bytesIn: 0, bytesOut: 0, rateIn: 0, rateOut: 0 };
 function lossOf({ recentSent, recentLost, packetsSent }: Live): { readonly lossRatio?: number } {
   if (packetsSent === 0 || recentSent <= 0) return {};
   return { lossRatio: Math.min(1, Math.max(0, Math.round((recentLost / recentSent) * 10_000) / 10_000)) };
+}
+
+function pathFacts(
+  remote: string,
+  { mtu, congestionWindow }: Live,
+): Pick<SessionStatus, 'family' | 'mtu' | 'congestionWindow'> {
+  const family = familyOf(remote);
+  return {
+    ...(family === undefined ? {} : { family }),
+    ...(mtu > 0 ? { mtu } : {}),
+    ...(congestionWindow > 0 ? { congestionWindow } : {}),
+  };
+}
+
+/** Of `ip:port`, or of a URL whose host is an address. */
+function familyOf(remote: string): 'IPv4' | 'IPv6' | undefined {
+  const host = remote.replace(/^[a-z]+:\/\//, '');
+  if (host.startsWith('[')) return 'IPv6';
+  return /^\d+\.\d+\.\d+\.\d+(?=[:/]|$)/.test(host) ? 'IPv4' : undefined;
 }

@@ -60,6 +60,14 @@ export interface SessionStatus extends Traffic {
   readonly rttMs?: number;
   /** Packets sent that were lost, 0 to 1, lately; absent where the path does not tell. */
   readonly lossRatio?: number;
+  /** Of `remote`; absent where that is a name. */
+  readonly family?: 'IPv4' | 'IPv6';
+  /** Largest packet, bytes; this and the next are absent where the engine does not tell. */
+  readonly mtu?: number;
+  /** Bytes that may be under way. */
+  readonly congestionWindow?: number;
+  /** Why it stays on a relay, once that is a while. */
+  readonly relayed?: { readonly reason: string; readonly message: string; readonly hint: string };
   /** Open channels with this peer. */
   readonly channels: number;
   /** Why it is not connected. */

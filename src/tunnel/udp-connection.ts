@@ -36,6 +36,8 @@ export class UdpConnection {
   readonly #registry: FlowRegistry;
   peer: PeerSession | undefined;
   sender: DatagramSender | undefined;
+  /** Takes datagrams that belong to no flow, and answers whether it did. */
+  other: ((datagram: Buffer, now: number) => boolean) | undefined;
   announced = false;
 
   constructor(owner: FlowOwner, authorise: Authorise, registry: FlowRegistry) {
@@ -59,7 +61,9 @@ export class UdpConnection {
   async #receive({ session }: PeerSession): Promise<void> {
     for await (const batch of session.datagrams.incoming) {
       const now = performance.now();
-      for (const datagram of batch) this.#registry.datagram(this, datagram, now);
+      for (const datagram of batch) {
+        if (!this.other?.(datagram, now)) this.#registry.datagram(this, datagram, now);
+      }
     }
     await session.closed;
     this.#registry.end(this);

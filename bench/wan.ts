@@ -1,0 +1,142 @@
+/**
+ * Throughput over long lines: one stream and eight, through the tunnel with each congestion control,
+ * beside plain TCP over the same emulated line (`test/support/wan.ts`; needs root and network
+ * namespaces, no netem).
+ *
+ * `npx tsx bench/wan.ts [--quick] [--seconds 10] [--mbit 50] [--rtt 20,100,200] [--loss 0,0.1,1]`
+ *
+ * What is counted is what has arrived within the time, from the first connect on: slow start included.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { createInterface } from 'node:readline';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { type Host, namespacesMissing } from '../test/support/netns.js';
+import { Machine } from '../test/support/tunnel-process.js';
+import { Wan } from '../test/support/wan.js';
+
+const { values: args } = parseArgs({
+  options: {
+    quick: { type: 'boolean', default: false },
+    seconds: { type: 'string' },
+    mbit: { type: 'string', default: '50' },
+    rtt: { type: 'string', default: '20,100,200' },
+    loss: { type: 'string', default: '0,0.1,1' },
+    streams: { type: 'string', default: '1,8' },
+    congestion: { type: 'string', default: 'cubic,bbr' },
+  },
+});
+const numbers = (text: string) => text.split(',').map(Number);
+const seconds = Number(args.seconds ?? (args.quick ? 4 : 10));
+const bytesPerSecond = (Number(args.mbit) * 1e6) / 8;
+/** A tenth of a second, as home routers have. */
+const queueBytes = bytesPerSecond / 10;
+const LOAD = fileURLToPath(new URL('./support/wan-load.js', import.meta.url));
+const say = (text: string) => console.log(text);
+
+/** Lines to a child and its lines back, one for one. */
+class Talk {
+  readonly child: ChildProcess;
+  readonly #waiting: ((line: string) => void)[] = [];
+
+  constructor(host: Host, role: readonly string[]) {
+    this.child = spawn('ip', ['netns', 'exec', host.namespace, process.execPath, LOAD, ...role], {
+      stdio: ['pipe', 'pipe', 'inherit'],
+    });
+    createInterface({ input: this.child.stdout as NodeJS.ReadableStream }).on('line', (line) =>
+      this.#waiting.shift()?.(line),
+    );
+  }
+
+  next(): Promise<string> {
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  async ask(): Promise<number> {
+    const answer = this.next();
+    this.child.stdin?.write('\n');
+    return Number(await answer);
+  }
+}
+
+/** Mbit/s that arrive at `sink` while `streams` connections send to `host:port`. */
+async function throughput(wan: Wan, sink: Talk, to: { host: string; port: number }, streams: number) {
+  const before = await sink.ask();
+  const load = new Talk(wan.near, ['send', to.host, String(to.port), String(streams)]);
+  const startedAt = performance.now();
+  await sleep(seconds * 1000);
+  const bytes = (await sink.ask()) - before;
+  const tookMs = performance.now() - startedAt;
+  load.child.kill('SIGKILL');
+  return (bytes * 8) / tookMs / 1000;
+}
+
+async function main(): Promise<void> {
+  if (namespacesMissing !== undefined) {
+    say(`nothing is measured: ${namespacesMissing}`);
+    return;
+  }
+  const wan = await Wan.create();
+  const sink = new Talk(wan.far, ['sink']);
+  const target = Number(await sink.next());
+  const far = new Machine({ namespace: wan.far.namespace, bind: Wan.FAR });
+  const near = new Machine({ namespace: wan.near.namespace, bind: Wan.NEAR, eventTimeoutMs: 60_000 });
+  try {
+    await wan.set({ bytesPerSecond, delayMs: 1, lossRatio: 0, queueBytes });
+    const { ticket } = await far.expose(`bulk=${target}`);
+    const congestion = args.congestion.split(',');
+    say(
+      `Mbit/s that arrive in ${seconds} s over a line of ${args.mbit} Mbit/s with a queue of ${Math.round(queueBytes / 1000)} kB`,
+    );
+    say(
+      row([
+        'round trip',
+        'loss',
+        'streams',
+        'TCP',
+        ...congestion.map((one) => `tunnel ${one}`),
+        'worst delay of the emulator',
+      ]),
+    );
+    for (const rtt of numbers(args.rtt)) {
+      for (const loss of numbers(args.loss)) {
+        for (const streams of numbers(args.streams)) {
+          const line = { bytesPerSecond, delayMs: rtt / 2, lossRatio: loss / 100, queueBytes };
+          await wan.set(line);
+          const figures = [await throughput(wan, sink, { host: Wan.FAR, port: target }, streams)];
+          let { lateMs } = await wan.set(line);
+          for (const one of congestion) {
+            const forward = near.start('forward', ticket, '0:bulk', '--congestion', one);
+            const port = await forward.listeningPort();
+            await forward.event('session', { state: 'connected' });
+            figures.push(await throughput(wan, sink, { host: '127.0.0.1', port }, streams));
+            forward.kill('SIGKILL');
+            await forward.exited;
+            lateMs = Math.max(lateMs, (await wan.set(line)).lateMs);
+          }
+          say(
+            row([
+              `${rtt} ms`,
+              `${loss} %`,
+              String(streams),
+              ...figures.map((one) => one.toFixed(1)),
+              `${lateMs.toFixed(0)} ms`,
+            ]),
+          );
+        }
+      }
+    }
+  } finally {
+    sink.child.kill('SIGKILL');
+    await near.dispose();
+    await far.dispose();
+    await wan.dispose();
+  }
+}
+
+function row(cells: readonly string[]): string {
+  return `| ${cells.map((cell, index) => cell.padStart([10, 5, 7][index] ?? 12)).join(' | ')} |`;
+}
+
+await main();

@@ -1,0 +1,20 @@
+/** What an endpoint knows of its network, as far as it explains which paths there are. */
+import type { IrohEndpoint } from '../session/engines/iroh-network.js';
+import type { FactsSource } from '../tunnel/relayed.js';
+
+export function factsOf(endpoint: IrohEndpoint): FactsSource {
+  return async (signal) => {
+    const addresses = endpoint.addresses().direct.length;
+    // Without a relay that answers there is no report.
+    const report = await endpoint.networkReport({ signal }).catch(() => undefined);
+    if (!report) return { addresses };
+    const { udpV4, udpV6, relays, variesByDestinationV4: v4, variesByDestinationV6: v6 } = report;
+    // A relay without TLS has nothing to send UDP to: that none came back says nothing then.
+    const isAsked = relays.some(({ url }) => url.startsWith('https:'));
+    return {
+      addresses,
+      ...(udpV4 || udpV6 ? { udp: true } : isAsked ? { udp: false } : {}),
+      ...(v4 === undefined && v6 === undefined ? {} : { symmetricNat: v4 === true || v6 === true }),
+    };
+  };
+}

@@ -1,0 +1,214 @@
+/** Which way two nodes find to each other through NATs, and that they say so. */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
+import { describeFaults, lasting, say } from '../support/describe-faults.js';
+import { Party } from '../support/party.js';
+import { type NatKind, RELAY_ADDRESSES, Topology } from '../support/topology.js';
+import { Machine, type TunnelProcess } from '../support/tunnel-process.js';
+
+const MIB = 1024 * 1024;
+const EVENT_MS = 60_000;
+const URLS = RELAY_ADDRESSES.map((address) => `https://${address}/`);
+const folder = mkdtempSync(join(tmpdir(), 'tunnel-paths-'));
+const [key, certificate] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
+const machines: Machine[] = [];
+
+function machine(namespace: string): Machine {
+  const made = new Machine({ namespace, bind: 'any', eventTimeoutMs: EVENT_MS });
+  machines.push(made);
+  return made;
+}
+
+describeFaults('paths', { timeout: 180_000 }, () => {
+  let topology: Topology;
+  let relays: TunnelProcess[] = [];
+
+  beforeAll(() => {
+    execFileSync(
+      'openssl',
+      [
+        ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'],
+        ...['-keyout', key, '-out', certificate, '-days', '2', '-subj', '/CN=relay.test'],
+        ...['-addext', `subjectAltName=${RELAY_ADDRESSES.map((one) => `IP:${one}`).join(',')}`],
+        ...['-addext', 'basicConstraints=critical,CA:FALSE'],
+      ],
+      { stdio: 'ignore' },
+    );
+    process.env.NODE_EXTRA_CA_CERTS = certificate;
+  });
+
+  afterAll(() => {
+    delete process.env.NODE_EXTRA_CA_CERTS;
+    rmSync(folder, { recursive: true, force: true });
+  });
+
+  beforeEach(async () => {
+    topology = await Topology.create();
+  });
+
+  afterEach(async () => {
+    for (const one of machines.splice(0).reverse()) await one.dispose();
+    relays = [];
+    await topology.dispose();
+  });
+
+  /** Two, since one alone cannot tell whether a NAT gives each destination another port. */
+  async function startRelays(): Promise<void> {
+    for (const address of RELAY_ADDRESSES) {
+      const host = machine(topology.internet.namespace);
+      const relay = host.startAs(
+        ...['relay', '--listen', `${address}:443`, '--cert', certificate, '--key', key, '--json'],
+      );
+      await relay.event('ready');
+      relays.push(relay);
+    }
+  }
+
+  async function nats(left: NatKind, right: NatKind): Promise<void> {
+    await topology.left.nat(left);
+    await topology.right.nat(right);
+  }
+
+  const relayFlags = () => URLS.flatMap((url) => ['--relay', url]);
+
+  /** The right host offers an echo, the left one forwards it. */
+  async function connect(flags: readonly string[] = relayFlags()) {
+    const echo = await topology.right.host.listen((socket) => socket.pipe(socket));
+    const far = machine(topology.right.host.namespace);
+    const near = machine(topology.left.host.namespace);
+    const expose = far.startAs('expose', `echo=${echo.port}`, '--no-lan', ...flags, '--json');
+    const ticket = (await expose.event('ready')).ticket as string;
+    const startedAt = performance.now();
+    const forward = near.startAs('forward', ticket, '0:echo', '--no-lan', ...flags, '--json');
+    const port = await forward.listeningPort();
+    const session = await forward.event('session', { state: 'connected' });
+    say(`connected over ${session.path} after ${Math.round(performance.now() - startedAt)} ms`);
+    const direct = async () => {
+      if (session.path !== 'iroh-direct') await forward.event('path', { path: 'iroh-direct' });
+      say(`direct after ${Math.round(performance.now() - startedAt)} ms`);
+    };
+    return { forward, expose, port, ticket, near, session, direct };
+  }
+
+  /** Every byte there and back. */
+  async function transfer(
+    port: number,
+    bytes: number,
+    meanwhile?: (party: Party) => Promise<void>,
+    pace: { readonly bytesPerSecond?: number } = {},
+  ) {
+    const app = new Party(await topology.left.host.dial(port), 'seed', 'seed');
+    const sending = app.send(bytes, pace);
+    await meanwhile?.(app);
+    expect(await sending).toBe(true);
+    app.finish();
+    expect(await app.whenSeen(EVENT_MS)).toBe('end');
+    expect([app.received, app.wrongAt]).toEqual([bytes, undefined]);
+  }
+
+  it('on one LAN by ticket are direct, without any relay', async () => {
+    const far = machine(topology.left.neighbour.namespace);
+    const near = machine(topology.left.host.namespace);
+    const { ticket } = await far.expose('9');
+    const ping = near.start('ping', ticket);
+    expect(await ping.exited).toBe(0);
+    expect(ping.events.at(-1)).toMatchObject({ direct: true, sent: 1 });
+  });
+
+  it.each<[NatKind, NatKind]>([
+    ['full-cone', 'full-cone'],
+    ['port-restricted', 'port-restricted'],
+    ['symmetric', 'full-cone'],
+  ])('a %s and a %s NAT become direct', async (left, right) => {
+    await nats(left, right);
+    await startRelays();
+    const { port, direct } = await connect();
+    await direct();
+    await transfer(port, 8 * MIB);
+  });
+
+  it('two symmetric NATs stay on the relay, say why, and carry what is sent', async () => {
+    await nats('symmetric', 'symmetric');
+    await startRelays();
+    const { forward, port, session } = await connect();
+    expect(session.path).toBe('iroh-relay');
+    expect(await forward.event('notice', { code: 'relayed' })).toMatchObject({ reason: 'symmetric-nat' });
+    await transfer(port, 4 * MIB);
+    expect(forward.events.some(({ path, event }) => event === 'path' && path === 'iroh-direct')).toBe(false);
+  });
+
+  it('without UDP the relay carries it over TCP, and says why', async () => {
+    await topology.left.dropUdp(true);
+    await startRelays();
+    const { forward, port, session, ticket, near } = await connect();
+    expect(session.path).toBe('iroh-relay');
+    await transfer(port, 4 * MIB);
+    expect(await forward.event('notice', { code: 'relayed' })).toMatchObject({ reason: 'no-udp' });
+    const ping = near.startAs('ping', ticket, '--no-lan', ...relayFlags(), '--interval', '100ms', '--json');
+    expect(await ping.exited).toBe(0);
+    const [summary, notice] = ping.events.slice(-2);
+    expect(summary).toMatchObject({ event: 'summary', sent: 10, received: 10, direct: false });
+    expect(notice).toMatchObject({ event: 'notice', code: 'relayed', reason: 'no-udp' });
+  });
+
+  it('a direct transfer does not mind that the relays are killed', async () => {
+    await nats('port-restricted', 'port-restricted');
+    await startRelays();
+    const { forward, port, direct } = await connect();
+    await direct();
+    await transfer(port, 16 * MIB, async (app) => {
+      await app.whenReceived(2 * MIB, EVENT_MS);
+      for (const relay of relays) relay.kill('SIGKILL');
+    });
+    await lasting(3000);
+    await transfer(port, 2 * MIB);
+    expect(forward.events.filter(({ state }) => state === 'reconnecting')).toEqual([]);
+  });
+
+  it('a relayed transfer goes on over the second relay when its own is killed', async () => {
+    await nats('symmetric', 'symmetric');
+    await startRelays();
+    const { port, session, near } = await connect();
+    expect(session.path).toBe('iroh-relay');
+    const killOwn = async (app: Party) => {
+      await app.whenReceived(MIB, EVENT_MS);
+      const index = URLS.indexOf(await remoteOf(near));
+      expect(index).toBeGreaterThanOrEqual(0);
+      const killedAt = performance.now();
+      relays[index]?.kill('SIGKILL');
+      await relays[index]?.exited;
+      // What was under way may still arrive.
+      const after = app.received + 4 * MIB;
+      await app.until('4 MiB over the other relay', EVENT_MS, () => app.received > after);
+      say(`4 MiB more ${Math.round(performance.now() - killedAt)} ms after the relay was killed`);
+    };
+    await transfer(port, 24 * MIB, killOwn, { bytesPerSecond: 2 * MIB });
+    expect(URLS).toContain(await remoteOf(near));
+  });
+
+  /** How the forward of that machine reaches its peer now. */
+  async function remoteOf(near: Machine): Promise<string> {
+    const { stdout } = await near.run('status', '--json');
+    const { processes } = JSON.parse(stdout) as { processes: { sessions: { remote: string }[] }[] };
+    return processes[0]?.sessions[0]?.remote ?? '';
+  }
+
+  it('an uplink that changes in mid-transfer loses no byte and resets no connection', async () => {
+    await nats('port-restricted', 'none');
+    const { forward, port } = await connect(['--no-relay']);
+    await transfer(port, 24 * MIB, async (app) => {
+      await app.whenReceived(4 * MIB, EVENT_MS);
+      const startedAt = performance.now();
+      await topology.changeUplink();
+      const before = app.received;
+      await app.until('a byte over the new uplink', EVENT_MS, () => app.received > before + MIB);
+      say(`a MiB more ${Math.round(performance.now() - startedAt)} ms after the uplink changed`);
+    });
+    expect(
+      forward.events.filter(({ event, reason }) => event === 'channel.close' && reason !== 'eos'),
+    ).toEqual([]);
+  });
+});
