@@ -2,13 +2,32 @@ import { configDefaults, defineConfig } from 'vitest/config';
 
 export default defineConfig({
   test: {
-    include: ['test/**/*.test.{ts,tsx}'],
-    // They take minutes: `npm run test:faults`.
-    exclude: [...configDefaults.exclude, 'test/fault/**/*.long.test.ts'],
-    // Real processes and sockets on two cores: files one after another, so that each test has the machine.
-    fileParallelism: false,
     testTimeout: 30_000,
     hookTimeout: 30_000,
     pool: 'forks',
+    projects: [
+      {
+        extends: true,
+        test: {
+          name: 'tests',
+          include: ['test/**/*.test.{ts,tsx}'],
+          // The long ones take minutes: `npm run test:faults`.
+          exclude: [...configDefaults.exclude, 'test/fault/**'],
+          // Real processes and sockets on two cores: files one after another, so that each test has the machine.
+          fileParallelism: false,
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        extends: true,
+        test: {
+          name: 'faults',
+          include: ['test/fault/**/*.short.test.ts'],
+          // They wait for their faults to pass most of the time, and have networks of their own.
+          maxWorkers: 4,
+          sequence: { groupOrder: 1 },
+        },
+      },
+    ],
   },
 });

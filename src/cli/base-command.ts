@@ -2,6 +2,7 @@
 import { Command, Errors, Flags } from '@oclif/core';
 import { TunnelError, toTunnelError } from '../error.js';
 import { type Identity, loadIdentity } from '../session/identity.js';
+import { redactTicket } from '../session/ticket.js';
 import { EXIT_USAGE, exitCode } from './exit-codes.js';
 import { createLog, LOG_LEVELS, type LogLevel } from './log.js';
 import { describeError, jsonOutput, type Output, plainOutput } from './output.js';
@@ -64,10 +65,12 @@ export abstract class BaseCommand extends Command {
   protected override async catch(error: unknown): Promise<void> {
     if (error instanceof Errors.ExitError) throw error;
     this.#output?.close();
-    const reason = isUsageError(error) ? usageError(error as Error, this.id ?? '') : toTunnelError(error);
+    const reason = isUsageError(error)
+      ? usageError(error as Error, (this.id ?? '').replaceAll(':', ' '))
+      : toTunnelError(error);
     reportFatal(reason, this.argv.includes('--json'));
     if (this.argv.join(' ').includes('--log-level debug') || this.argv.includes('--log-level=debug')) {
-      process.stderr.write(`${reason.stack}\n`);
+      process.stderr.write(`${redactTicket(reason.stack ?? '')}\n`);
     }
     this.exit(reason.code === 'USAGE' ? EXIT_USAGE : exitCode(reason.code));
   }
@@ -84,7 +87,7 @@ export function reportFatal(error: TunnelError, json: boolean): void {
       message,
       ...(hint ? { hint } : {}),
     };
-    process.stdout.write(`${JSON.stringify(event)}\n`);
+    process.stdout.write(`${redactTicket(JSON.stringify(event))}\n`);
   }
   process.stderr.write(`tunnel: ${describeError(error)}\n`);
 }

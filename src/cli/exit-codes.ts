@@ -10,6 +10,7 @@ export const EXIT_CANNOT_BIND = 73;
 export const EXIT_PROTOCOL = 76;
 export const EXIT_DENIED = 77;
 export const EXIT_CONFIG = 78;
+export const EXIT_SIGHUP = 129;
 export const EXIT_SIGINT = 130;
 
 const BY_CODE: Partial<Record<TunnelErrorCode, number>> = {

@@ -4,7 +4,7 @@
  * process that got its pid since, is known for stale.
  */
 import { randomBytes } from 'node:crypto';
-import { link, mkdir, readFile, rename, rm, unlink, writeFile } from 'node:fs/promises';
+import { link, lstat, mkdir, readFile, rename, rm, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemCode, TunnelError } from '../error.js';
 
@@ -41,7 +41,11 @@ export async function lockIdentity(runtimeFolder: string, name: string): Promise
 
 /** Returns when the lock at `path` was stale and is gone; throws when it is held. */
 async function takeOverStale(path: string, name: string): Promise<void> {
-  const text = await readFile(path, 'utf8').catch(() => undefined);
+  const stat = await lstat(path).catch(() => undefined);
+  if (!stat) return;
+  // A link or a pipe is no lock of anybody's: it is not read, which could lead elsewhere or never end.
+  const isFile = stat.isFile();
+  const text = isFile ? await readFile(path, 'utf8').catch(() => undefined) : '';
   if (text === undefined) return;
   const holder = parseHolder(text);
   if (holder && (await isAlive(holder))) {
@@ -56,7 +60,7 @@ async function takeOverStale(path: string, name: string): Promise<void> {
   } catch {
     return;
   }
-  if ((await readFile(aside, 'utf8').catch(() => text)) !== text)
+  if (isFile && (await readFile(aside, 'utf8').catch(() => text)) !== text)
     await link(aside, path).catch(() => undefined);
   await unlink(aside).catch(() => undefined);
 }

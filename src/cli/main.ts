@@ -2,11 +2,14 @@
 import { Errors, flush, run } from '@oclif/core';
 import { TunnelError, toTunnelError } from '../error.js';
 import { reportFatal } from './base-command.js';
+import { endOnFault } from './crash.js';
 import { EXIT_USAGE, exitCode } from './exit-codes.js';
+import { endWithOutput } from './hang-up.js';
 
 export async function main(argv: string[], url: string): Promise<void> {
+  endOnFault(argv);
   // Who reads our output may go away: that ends the program, without a complaint.
-  process.stdout.on('error', () => process.exit(0));
+  endWithOutput();
   const code = await runCommand(argv, url);
   // What a terminal that hangs has not taken by then, it does not get.
   await flush().catch(() => undefined);

@@ -50,6 +50,18 @@ export const statsFlags = {
   }),
 };
 
+/** How many bytes a second may pass. */
+export const rateFlag = {
+  'limit-rate': Flags.string({
+    description:
+      'bytes a second each way: of everything, of one service (db=500kB/s); of expose also of one peer (peer:<node-id>=2Mbit); repeatable',
+    multiple: true,
+    multipleNonGreedy: true,
+    default: [],
+    helpValue: '[<service>=]<rate>',
+  }),
+};
+
 /** Of the commands that dial. */
 export const dialFlags = {
   ...networkFlags,

@@ -25,34 +25,40 @@ export function jsonOutput(log: Log): Output {
     if (waiting !== '') process.stdout.write(waiting);
     waiting = '';
   };
-  const write = (event: object & { readonly event: string }) => {
-    const { event: name, ...fields } = event;
+  const write = (line: string) => {
     if (waiting === '') setImmediate(flush);
-    waiting += `${JSON.stringify({ event: name, time: new Date().toISOString(), ...fields })}\n`;
+    waiting += `${line}\n`;
   };
   return {
     report(event) {
-      write(event);
+      write(redactTicket(eventLine(event)));
       if (event.event === 'error') log.write('debug', `${event.code} ${event.message}`);
     },
-    print: write,
+    print: (event) => write(eventLine(event)),
     mute: () => undefined,
     close: flush,
   };
+}
+
+function eventLine({ event, ...fields }: object & { readonly event: string }): string {
+  return JSON.stringify({ event, time: new Date().toISOString(), ...fields });
 }
 
 export function plainOutput(log: Log, names: PeerNames = new PeerNames()): Output {
   const spinner = new Spinner();
   let muted = false;
   const line = (text: string) => {
-    if (!muted) spinner.interrupted(() => process.stdout.write(`${text}\n`));
+    if (!muted) spinner.interrupted(() => process.stdout.write(`${redactTicket(text)}\n`));
   };
   const logged = (level: 'warn' | 'debug', text: string) => {
     if (!muted || log.toFile) spinner.interrupted(() => log.write(level, text));
   };
   const sessions = new SessionLines(spinner, line, names);
   return {
-    print: (_json, lines) => spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`)),
+    print(json, lines) {
+      spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`));
+      if (json.event === 'ready') spinner.start('waiting for a peer');
+    },
     mute(now) {
       muted = now;
       spinner.mute(now);

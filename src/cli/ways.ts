@@ -19,7 +19,7 @@ export interface Ways {
   readonly facts?: FactsSource;
   /** Tells the endpoint that the machine's network changed. */
   networkChange(): Promise<void>;
-  close(): Promise<void>;
+  close(signal?: AbortSignal): Promise<void>;
 }
 
 /** Binds what the ways need. Throws what binding throws, and USAGE when the flags leave no way. */
@@ -57,7 +57,7 @@ export async function openWays(identity: Identity, ticket: Ticket, flags: DialFl
     addresses,
     facts: factsOf(endpoint),
     networkChange: () => endpoint.networkChange(),
-    close: () => endpoint.close(),
+    close: (signal) => endpoint.close(signal ? { signal } : {}),
   };
 }
 

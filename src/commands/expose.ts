@@ -6,9 +6,17 @@ import { ExposeRights, publicNotice } from '../cli/expose-rights.js';
 import { type ExposeTickets, openTickets, ticketFlags, ticketTerms } from '../cli/expose-tickets.js';
 import { lockIdentity } from '../cli/identity-lock.js';
 import { factsOf } from '../cli/network-facts.js';
-import { bindEndpoint, networkFlags, portFile, resumeFlag, statsFlags } from '../cli/network-flags.js';
+import {
+  bindEndpoint,
+  networkFlags,
+  portFile,
+  rateFlag,
+  resumeFlag,
+  statsFlags,
+} from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
-import { peersFile, resolvePeer } from '../cli/peer-names.js';
+import { parsePeer } from '../cli/peer.js';
+import { findPeer, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
@@ -20,6 +28,7 @@ import { formatTicket } from '../session/ticket.js';
 import { errorEvent } from '../tunnel/events.js';
 import { LiveBook } from '../tunnel/peers-file.js';
 import { allowSource, publicSource } from '../tunnel/policy.js';
+import { parseRateRules, Rates } from '../tunnel/rates.js';
 import { formatTarget, parseTargets } from '../tunnel/spec.js';
 
 export default class ExposeCommand extends BaseCommand {
@@ -37,6 +46,7 @@ export default class ExposeCommand extends BaseCommand {
   static override flags = {
     ...networkFlags,
     ...resumeFlag,
+    ...rateFlag,
     ...statsFlags,
     allow: Flags.string({
       description: 'let this peer reach every target here (repeatable)',
@@ -83,6 +93,12 @@ export default class ExposeCommand extends BaseCommand {
     const rights = new ExposeRights(await LiveBook.open(file, (error) => rights.report(errorEvent(error))));
     this.names.from((nodeId) => rights.book.nameOf(nodeId));
     const terms = ticketTerms(flags);
+    const rates = new Rates(
+      parseRateRules(flags['limit-rate'], {
+        services: services.map(({ name }) => name),
+        peer: (text) => (findPeer(rights.book.book, text)?.[1] ?? parsePeer(text)).nodeId,
+      }),
+    );
     const shutdown = listenForShutdown();
     const { identity, created } = await this.loadIdentity(flags);
     const unlock = await lockIdentity(this.paths.runtime, flags.identity);
@@ -142,14 +158,15 @@ export default class ExposeCommand extends BaseCommand {
         allowsSpeed,
         facts: factsOf(endpoint),
         resumeTimeoutMs,
+        rates,
       });
       rights.approvals = expose.approvals;
       const { nodeId } = identity;
       const reach = () => {
         const { direct, relays } = endpoint.addresses();
         // It takes a moment to find the nearest; until then it is any of those that were named.
-        const known = relays.length > 0 ? relays : (flags.relay ?? []);
-        return { direct, relays: known, webtransport: listening?.hints };
+        const named = relays.length > 0 ? relays : (flags.relay ?? []);
+        return { direct, relays: named, webtransport: listening?.hints };
       };
       const { token, record } = tickets;
       const ticket = formatTicket({ nodeId, ...reach(), token });

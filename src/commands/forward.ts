@@ -1,13 +1,14 @@
 import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
-import { dialFlags, resumeFlag, statsFlags } from '../cli/network-flags.js';
+import { dialFlags, rateFlag, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
 import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
 import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { rememberAddresses } from '../cli/remember-addresses.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
+import { parseRateRules, Rates } from '../tunnel/rates.js';
 import { parseForwardSpecs } from '../tunnel/spec.js';
 
 export default class ForwardCommand extends BaseCommand {
@@ -39,6 +40,7 @@ export default class ForwardCommand extends BaseCommand {
     ...dialFlags,
     ...ticketFileFlag,
     ...resumeFlag,
+    ...rateFlag,
     ...statsFlags,
     'reconnect-timeout': Flags.string({
       description: 'give up after so long without a session; without it, never',
@@ -63,6 +65,9 @@ export default class ForwardCommand extends BaseCommand {
     const ticket = await resolvePeer(given.peer, file);
     await loadNames(this.names, file);
     const specs = parseForwardSpecs(given.rest);
+    const rates = new Rates(
+      parseRateRules(flags['limit-rate'], { services: specs.map(({ service }) => service) }),
+    );
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
     const giveUp = flags['reconnect-timeout'];
     const reconnectTimeoutMs =
@@ -94,6 +99,7 @@ export default class ForwardCommand extends BaseCommand {
         token: ticket.token,
         specs,
         resumeTimeoutMs,
+        rates,
         reconnectTimeoutMs,
         facts,
         onNetworkChange: networkChange,
@@ -106,7 +112,7 @@ export default class ForwardCommand extends BaseCommand {
     } finally {
       await memory.close();
       await observation.close();
-      await close();
+      await close(shutdown.atOnce);
       shutdown.dispose();
     }
     this.exit(code);

@@ -8,6 +8,7 @@ import type { Carrier } from './carrier.js';
 import { Channel, type ChannelHost } from './channel.js';
 import type { DetachedChannels } from './detached.js';
 import { encodeError, encodeFrame, FrameType } from './frame.js';
+import { peerIsGone, whereToAsk } from './gone-peer.js';
 import { closeError, type PeerSession, sessionMayResume } from './handshake.js';
 import type { ChannelLists, ResumeRequest } from './resume.js';
 import type { Session } from './session.js';
@@ -31,6 +32,8 @@ export interface AcceptedChannelsOptions {
   readonly complete: boolean;
   /** Nothing is left that the peer could ask for. */
   readonly onIdle: () => void;
+  /** There is no session, and the last channel that waited for one is over, with the error if it was lost. */
+  readonly onNothingWaits?: (error: TunnelError | undefined) => void;
 }
 
 export class AcceptedChannels {
@@ -44,6 +47,8 @@ export class AcceptedChannels {
   readonly #sessions = new Set<PeerSession>();
   readonly #host: ChannelHost;
   #idleTimer: NodeJS.Timeout | undefined;
+  #forgottenForGood = false;
+  #looking: AbortController | undefined;
 
   constructor(options: AcceptedChannelsOptions) {
     this.#options = options;
@@ -53,9 +58,12 @@ export class AcceptedChannels {
       detached: (channel) => detached.add(channel, this, options.resumeTimeoutMs),
       resumed: (channel) => detached.remove(channel),
       ended: (channel, error) => {
+        const waited = this.waiting;
         detached.remove(channel);
         this.#open.delete(channel.channelId);
         this.#bury(channel.channelId, error);
+        if (this.waiting === 0) this.#endLook();
+        if (waited > 0 && this.waiting === 0 && !this.isConnected) options.onNothingWaits?.(error);
         this.#maybeIdle();
       },
     };
@@ -78,6 +86,7 @@ export class AcceptedChannels {
   /** Counts the session as one the channels may ride on, until it ends. */
   attach(peer: PeerSession): void {
     clearTimeout(this.#idleTimer);
+    this.#endLook();
     this.#sessions.add(peer);
     void peer.session.closed.then((info) => {
       this.#sessions.delete(peer);
@@ -85,6 +94,8 @@ export class AcceptedChannels {
         for (const { session, channel } of [...this.#open.values()]) {
           if (session === peer) channel.abort(closeError(info));
         }
+      } else if (!this.isConnected && this.waiting > 0) {
+        void this.#lookForPeer(peer);
       }
       this.#maybeIdle();
     });
@@ -153,9 +164,32 @@ export class AcceptedChannels {
     }
   }
 
+  /** Nobody comes back to ask for ends: keeps nothing alive for that. */
+  forget(): void {
+    this.#forgottenForGood = true;
+    clearTimeout(this.#idleTimer);
+  }
+
   /** Ends every channel. */
   abortAll(error: TunnelError): void {
     for (const { channel } of [...this.#open.values()]) channel.abort(error);
+  }
+
+  /** What waits for a process that has ended need not wait any longer. */
+  async #lookForPeer({ session, remote }: PeerSession): Promise<void> {
+    const address = whereToAsk(session.path, remote);
+    if (address === undefined) return;
+    this.#endLook();
+    const looking = new AbortController();
+    this.#looking = looking;
+    if (!(await peerIsGone(address, looking.signal))) return;
+    const error = new TunnelError('PEER_GONE', 'the peer is not running any more');
+    for (const { channel } of [...this.#open.values()]) if (channel.isDetached) channel.abort(error);
+  }
+
+  #endLook(): void {
+    this.#looking?.abort();
+    this.#looking = undefined;
   }
 
   #add(peer: PeerSession, carrier: Carrier | undefined, channelId: number, peerLimit: number): Channel {
@@ -188,7 +222,7 @@ export class AcceptedChannels {
 
   /** The ends are kept for as long as the peer may come back and ask. */
   #maybeIdle(): void {
-    if (!this.isIdle) return;
+    if (!this.isIdle || this.#forgottenForGood) return;
     clearTimeout(this.#idleTimer);
     this.#idleTimer = setTimeout(() => this.#options.onIdle(), this.#options.forgetAfterMs);
     this.#idleTimer.unref();

@@ -9,6 +9,8 @@ import type { Channel } from './channel.js';
 const MAX_DETACHED_PER_PEER = 4096;
 /** Of all waiting channels together: what their replay buffers and the sockets beside them hold. */
 const MAX_DETACHED_BYTES = 256 * 1024 * 1024;
+/** Of those of one peer's process: it must not take the room of all others. */
+const MAX_DETACHED_BYTES_PER_PEER = MAX_DETACHED_BYTES / 2;
 export const RESUME_TIMEOUT_MS = 15 * 60_000;
 /** A socket may hand over one more read before it sees that its channel waits. */
 const LATE_READ_BYTES = 64 * 1024;
@@ -21,24 +23,27 @@ interface Waiting {
 
 export interface DetachedLimits {
   readonly maxBytes?: number;
+  readonly maxBytesPerPeer?: number;
   readonly maxPerPeer?: number;
 }
 
 export class DetachedChannels {
   readonly #maxBytes: number;
+  readonly #maxBytesPerPeer: number;
   readonly #maxPerPeer: number;
   readonly #waiting = new Map<Channel, Waiting>();
-  readonly #groups = new Map<object, number>();
+  readonly #groups = new Map<object, { count: number; bytes: number }>();
   #bytes = 0;
 
   constructor(limits: DetachedLimits = {}) {
     this.#maxBytes = limits.maxBytes ?? MAX_DETACHED_BYTES;
+    this.#maxBytesPerPeer = limits.maxBytesPerPeer ?? Math.min(this.#maxBytes, MAX_DETACHED_BYTES_PER_PEER);
     this.#maxPerPeer = limits.maxPerPeer ?? MAX_DETACHED_PER_PEER;
   }
 
   /** How many wait for the peer that `group` stands for. */
   count(group: object): number {
-    return this.#groups.get(group) ?? 0;
+    return this.#groups.get(group)?.count ?? 0;
   }
 
   /** Bytes that waiting channels may hold. */
@@ -50,13 +55,21 @@ export class DetachedChannels {
   add(channel: Channel, group: object, timeoutMs: number): void {
     if (this.#waiting.has(channel)) return;
     const bytes = channel.heldBytes + LATE_READ_BYTES;
+    const held = this.#groups.get(group) ?? { count: 0, bytes: 0 };
     if (this.count(group) >= this.#maxPerPeer) {
       channel.abort(tooMany(`more than ${this.#maxPerPeer} connections wait for the peer`));
       return;
     }
+    if (held.bytes + bytes > this.#maxBytesPerPeer) {
+      channel.abort(
+        tooMany(`the connections that wait for the peer hold more than ${mebibytes(this.#maxBytesPerPeer)}`),
+      );
+      return;
+    }
     if (this.#bytes + bytes > this.#maxBytes) {
-      const mebibytes = Math.round(this.#maxBytes / 1024 / 1024);
-      channel.abort(tooMany(`the connections that wait for a session hold more than ${mebibytes} MiB`));
+      channel.abort(
+        tooMany(`the connections that wait for a session hold more than ${mebibytes(this.#maxBytes)}`),
+      );
       return;
     }
     const timer = setTimeout(() => {
@@ -66,7 +79,9 @@ export class DetachedChannels {
     }, timeoutMs);
     timer.unref();
     this.#bytes += bytes;
-    this.#groups.set(group, this.count(group) + 1);
+    held.count += 1;
+    held.bytes += bytes;
+    this.#groups.set(group, held);
     this.#waiting.set(channel, { group, bytes, timer });
   }
 
@@ -78,12 +93,18 @@ export class DetachedChannels {
     clearTimeout(timer);
     this.#waiting.delete(channel);
     this.#bytes -= bytes;
-    const left = this.count(group) - 1;
-    if (left > 0) this.#groups.set(group, left);
-    else this.#groups.delete(group);
+    const held = this.#groups.get(group);
+    if (!held) return;
+    held.count -= 1;
+    held.bytes -= bytes;
+    if (held.count === 0) this.#groups.delete(group);
   }
 }
 
 function tooMany(message: string): TunnelError {
   return new TunnelError('RESUME_LIMIT', message);
+}
+
+function mebibytes(bytes: number): string {
+  return `${Math.round(bytes / 1024 / 1024)} MiB`;
 }

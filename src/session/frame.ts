@@ -73,6 +73,8 @@ export function encodeFrame(channelId: number, type: number, payload: Uint8Array
  */
 export class FrameReader {
   readonly #handler: FrameHandler;
+  /** Whether frames may be as long as a user's payload. Otherwise each is at most `MAX_CONTROL_BYTES`. */
+  allowsLarge = true;
   /** A header, or a control payload, that arrived only in part. */
   #partial: Buffer | undefined;
   #partialLength = 0;
@@ -114,7 +116,7 @@ export class FrameReader {
     const length = bytes.readUInt32BE(offset + 8);
     this.#channelId = bytes.readUInt32BE(offset);
     this.#type = bytes[offset + 4] as number;
-    const limit = LARGE_TYPES.has(this.#type) ? MAX_DATA_BYTES : MAX_CONTROL_BYTES;
+    const limit = this.allowsLarge && LARGE_TYPES.has(this.#type) ? MAX_DATA_BYTES : MAX_CONTROL_BYTES;
     if (length > limit) {
       throw new TunnelError(
         'PROTOCOL',

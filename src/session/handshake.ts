@@ -17,6 +17,7 @@ import {
 } from './hello.js';
 import { type Identity, verifySignature } from './identity.js';
 import type { NodeId } from './node-id.js';
+import { ownHosts } from './own-hosts.js';
 import { encodePreamble, PREAMBLE_TIMEOUT_MS, readPreamble, StreamKind } from './preamble.js';
 import { type Dispatcher, RpcSession } from './rpc-session.js';
 import type { AddressHints, BidirectionalStream, CloseInfo, Session } from './session.js';
@@ -68,6 +69,8 @@ export interface Deliberation {
 
 export interface AcceptHandshake<Grant> {
   readonly identity: Identity;
+  /** Called with a HELLO before anything in it is proven. Throws to refuse it at little cost. */
+  screen?(remote: Hello): void;
   /** Decides who is let in. Undefined denies; what it throws is told to the peer by its code. */
   admit(
     peer: NodeId,
@@ -82,6 +85,7 @@ export interface AcceptHandshake<Grant> {
 
 /** Throws DENIED, VERSION, PROTOCOL, TIMEOUT or SESSION_LOST; the session is closed then. */
 export async function dialHandshake(session: Session, options: DialHandshake): Promise<PeerSession> {
+  void refuseUnidirectional(session);
   const stream = await session.createBidirectionalStream();
   try {
     stream.write(encodePreamble(StreamKind.CONTROL, EMPTY), null);
@@ -109,13 +113,23 @@ export async function dialHandshake(session: Session, options: DialHandshake): P
   return control.admit(session.remoteId, remote, { ...BASE_METHODS, ...options.dispatcher });
 }
 
-/** As `dialHandshake`, for the accepting side. Answers with what `admit` granted. */
+/**
+ * As `dialHandshake`, for the accepting side. Answers with what `admit` granted, and the streams that the
+ * peer opens from then on.
+ */
 export async function acceptHandshake<Grant>(
   session: Session,
   options: AcceptHandshake<Grant>,
-): Promise<{ peer: PeerSession; grant: Grant }> {
+): Promise<{ peer: PeerSession; grant: Grant; streams: AsyncIterable<BidirectionalStream> }> {
+  void refuseUnidirectional(session);
   const control = await acceptControlStream(session);
-  const remote = await withTimeout(session, control.hello, new Deadline(HANDSHAKE_TIMEOUT_MS));
+  const following = new FollowingStreams(session);
+  const remote = await withTimeout(
+    session,
+    Promise.race([control.hello, following.early]),
+    new Deadline(HANDSHAKE_TIMEOUT_MS),
+  );
+  screen(session, remote, options);
   const peer = identityOf(session, remote);
   const grant = await deliberate(session, control, (deliberation) =>
     options.admit(peer, remote, deliberation),
@@ -128,8 +142,9 @@ export async function acceptHandshake<Grant>(
     ...BASE_METHODS,
     ...options.dispatcher(grant, peer, remote),
   });
+  following.admit();
   control.send({ ...baseHello(options.identity), services: options.services(grant) });
-  return { peer: admitted, grant };
+  return { peer: admitted, grant, streams: following };
 }
 
 /** What a session's end means to who was waiting on it. */
@@ -188,11 +203,14 @@ class Control {
   #resolveHello!: (hello: Hello) => void;
   #rejectHello!: (error: TunnelError) => void;
   #resolveGoingAway!: (error: TunnelError) => void;
+  readonly #role: 'dialler' | 'acceptor';
+  #greeted = false;
   #onAddresses: ((hints: AddressHints) => void) | undefined;
   onPending: (() => void) | undefined;
 
   constructor(session: Session, stream: BidirectionalStream, role: 'dialler' | 'acceptor', rest: Buffer) {
     this.#session = session;
+    this.#role = role;
     this.hello = new Promise((resolve, reject) => {
       this.#resolveHello = resolve;
       this.#rejectHello = reject;
@@ -244,7 +262,12 @@ class Control {
   /** Throws PROTOCOL or VERSION, which ends the RPC session and so all of it. */
   #onFrame(type: number, payload: Buffer): void {
     if (type === FrameType.HELLO) {
+      if (this.#greeted) throw protocolError('the peer sent a second HELLO');
+      this.#greeted = true;
       this.#resolveHello(checkVersion(decodeHello(payload)));
+    } else if (!this.#greeted && this.#role === 'acceptor') {
+      // Who has not said who it is has nothing else to say.
+      throw protocolError('the peer did not begin with HELLO');
     } else if (type === FrameType.GOAWAY) {
       const { code, message } = decodeError(payload);
       this.#resolveGoingAway(new TunnelError(wireCodeName(code), message || 'the peer is about to end'));
@@ -269,6 +292,7 @@ function baseHello(identity: Identity): Hello {
     identity: identity.nodeId,
     supported: SUPPORTED_FEATURES,
     required: [],
+    hosts: ownHosts(),
   };
 }
 
@@ -310,6 +334,51 @@ async function acceptControlStream(session: Session): Promise<Control> {
       reject,
     );
   });
+}
+
+/** The protocol has none, and what nobody takes would pile up. */
+async function refuseUnidirectional(session: Session): Promise<void> {
+  for await (const stream of session.incomingUnidirectionalStreams) stream.stop(WIRE_CODES.PROTOCOL);
+}
+
+function screen<Grant>(session: Session, remote: Hello, options: AcceptHandshake<Grant>): void {
+  try {
+    options.screen?.(remote);
+  } catch (error) {
+    throw refuse(session, toTunnelError(error));
+  }
+}
+
+/**
+ * What the peer opens beside the control stream. Before it is admitted it may open nothing: streams
+ * that nobody takes would be memory that a stranger has.
+ */
+class FollowingStreams implements AsyncIterable<BidirectionalStream> {
+  /** Rejects when the peer opens a stream too early; never resolves. */
+  readonly early: Promise<never>;
+  readonly #incoming: AsyncIterator<BidirectionalStream>;
+  readonly #first: Promise<IteratorResult<BidirectionalStream>>;
+  #admitted = false;
+
+  constructor(session: Session) {
+    this.#incoming = session.incomingBidirectionalStreams[Symbol.asyncIterator]();
+    this.#first = this.#incoming.next();
+    this.early = new Promise((_resolve, reject) => {
+      void this.#first.then(({ done }) => {
+        if (done || this.#admitted) return;
+        reject(refuse(session, protocolError('the peer opened a stream before it was admitted')));
+      });
+    });
+    this.early.catch(() => undefined);
+  }
+
+  admit(): void {
+    this.#admitted = true;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<BidirectionalStream, void> {
+    for (let next = await this.#first; !next.done; next = await this.#incoming.next()) yield next.value;
+  }
 }
 
 function checkVersion(remote: Hello): Hello {

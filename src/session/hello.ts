@@ -36,6 +36,8 @@ export interface Hello {
   readonly required: readonly string[];
   /** How long the sender's channels wait for a session, milliseconds. Dialler only. */
   readonly resumeTimeoutMs?: number;
+  /** IP addresses of the sender's machine itself. */
+  readonly hosts?: readonly string[];
   /** What the receiver of this HELLO may reach. Acceptor only; absent where the list is too long to send. */
   readonly services?: readonly ServiceInfo[];
 }
@@ -68,6 +70,7 @@ export function decodeHello(body: Buffer): Hello {
     services,
     wants,
     resumeTimeoutMs,
+    hosts,
   } = value as Record<string, unknown>;
   if (typeof major !== 'number' || !Number.isInteger(major) || major < 0) throw malformed('major');
   if (typeof minor !== 'number' || !Number.isInteger(minor) || minor < 0) throw malformed('minor');
@@ -88,6 +91,7 @@ export function decodeHello(body: Buffer): Hello {
     ...(services === undefined ? {} : { services: decodeServices(services) }),
     ...(wants === undefined ? {} : { wants: decodeWants(wants) }),
     ...(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs }),
+    ...(hosts === undefined ? {} : { hosts: textList(hosts, 'hosts') }),
   };
 }
 

@@ -106,7 +106,8 @@ export async function loadIdentity(path: string): Promise<{ identity: Identity; 
   throw badIdentity(path, 'appeared and vanished again', 'run the command once more');
 }
 
-async function readIdentity(path: string): Promise<Identity | undefined> {
+/** The identity at `path`, or undefined when there is none. Throws BAD_IDENTITY, as `loadIdentity`. */
+export async function readIdentity(path: string): Promise<Identity | undefined> {
   let file: FileHandle;
   try {
     // Not to wait for ever where a FIFO lies in its place.
@@ -137,6 +138,15 @@ async function readIdentity(path: string): Promise<Identity | undefined> {
   } finally {
     await file.close();
   }
+}
+
+/**
+ * Writes the key of `identity` to a new file at `path`, mode 0600. Throws BAD_IDENTITY when something is
+ * there already, which is never replaced, or it cannot be written.
+ */
+export async function saveIdentity(path: string, identity: Identity): Promise<void> {
+  if (await writeExclusively(path, identity.toPem())) return;
+  throw badIdentity(path, 'is there already, and a key is never replaced', 'choose another name for it');
 }
 
 /**

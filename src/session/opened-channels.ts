@@ -3,7 +3,7 @@
  * on the next one, or on a better one while the old one lives, they go on. The opener moves channels,
  * the acceptor follows (`accepted-channels.ts`).
  */
-import { TunnelError } from '../error.js';
+import { TunnelError, type TunnelErrorCode } from '../error.js';
 import { type Carrier, StreamCarrier } from './carrier.js';
 import { Channel, type ChannelHost, EARLY_DATA_BYTES } from './channel.js';
 import { DetachedChannels, RESUME_TIMEOUT_MS } from './detached.js';
@@ -24,12 +24,21 @@ export interface OpenedChannelsOptions {
   readonly resumeTimeoutMs?: number;
 }
 
-/** What became of the channels that had lost their session. */
+/** What became of the channels that had lost their session. Those that an application ended are neither. */
 export interface Resumption {
   readonly resumed: number;
-  /** Ended with an error instead: reset, expired, refused by the peer. */
+  /** Ended by the loss of the session, also while there was none: expired, unknown to the peer, beyond a limit. */
   readonly lost: number;
 }
+
+/** Ends that come of the loss of a session. All others would have come without it. */
+const LOST: ReadonlySet<TunnelErrorCode> = new Set([
+  ...(['RESUME_EXPIRED', 'RESUME_UNKNOWN', 'RESUME_GAP', 'RESUME_LIMIT'] as const),
+  ...(['PEER_RESTARTED', 'PEER_GONE'] as const),
+]);
+
+/** How an attempt to go on came out. */
+type Outcome = 'resumed' | 'ended' | 'waiting';
 
 interface Opened {
   readonly channel: Channel;
@@ -39,7 +48,7 @@ interface Opened {
   readonly instanceId: string;
   session: PeerSession;
   /** Told how the attempt to go on came out. */
-  settle: ((how: 'resumed' | 'lost' | 'waiting') => void) | undefined;
+  settle: ((how: Outcome) => void) | undefined;
 }
 
 export class OpenedChannels {
@@ -50,6 +59,8 @@ export class OpenedChannels {
   readonly #tombstones = new Set<number>();
   readonly #host: ChannelHost;
   #nextId = 1;
+  /** Channels lost since this was last told. */
+  #lost = 0;
   #current: PeerSession | undefined;
 
   constructor(options: OpenedChannelsOptions = {}) {
@@ -123,23 +134,20 @@ export class OpenedChannels {
       if (!sessionMayResume(info)) this.#failOn(peer, closeError(info));
     });
     const moving: Opened[] = [];
-    let lost = 0;
     for (const opened of [...this.#open.values()]) {
       if (opened.session === peer) continue;
       if (opened.instanceId === peer.remote.instanceId) {
         moving.push(opened);
       } else if (opened.channel.isDetached) {
         opened.channel.abort(restarted());
-        lost += 1;
       }
     }
     const ends = Promise.all(moving.map((opened) => this.#move(opened, peer)));
     await this.#sync(peer);
     const outcomes = await ends;
-    return {
-      resumed: outcomes.filter((how) => how === 'resumed').length,
-      lost: lost + outcomes.filter((how) => how === 'lost').length,
-    };
+    const lost = this.#lost;
+    this.#lost = 0;
+    return { resumed: outcomes.filter((how) => how === 'resumed').length, lost };
   }
 
   /** Ends every channel. */
@@ -159,10 +167,10 @@ export class OpenedChannels {
     await peer.rpc.call(SYNC_METHOD, encodeLists(lists)).catch(() => undefined);
   }
 
-  async #move(opened: Opened, peer: PeerSession): Promise<'resumed' | 'lost' | 'waiting'> {
+  async #move(opened: Opened, peer: PeerSession): Promise<Outcome> {
     const { channel } = opened;
     opened.settle?.('waiting');
-    const outcome = new Promise<'resumed' | 'lost' | 'waiting'>((resolve) => {
+    const outcome = new Promise<Outcome>((resolve) => {
       opened.settle = resolve;
     });
     const epoch = channel.leaveCarrier();
@@ -210,8 +218,12 @@ export class OpenedChannels {
     this.#detached.remove(channel);
     if (!opened) return;
     this.#open.delete(channel.channelId);
-    opened.settle?.(error ? 'lost' : 'resumed');
-    if (error) return;
+    opened.settle?.(error ? 'ended' : 'resumed');
+    if (error) {
+      const inResuming = opened.settle !== undefined && error.code === 'PROTOCOL';
+      if (LOST.has(error.code) || inResuming) this.#lost += 1;
+      return;
+    }
     this.#tombstones.add(channel.channelId);
     if (this.#tombstones.size > MAX_TOMBSTONES) {
       for (const oldest of this.#tombstones) {

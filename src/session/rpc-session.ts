@@ -32,11 +32,20 @@ const MAX_DEADLINE_MS = 0xffff_ffff;
 export interface RpcLimits {
   /** Calls of the peer being served at once; more are answered RESOURCE_EXHAUSTED. */
   readonly maxIncomingCalls: number;
+  /** Streaming calls of the peer among them. */
+  readonly maxIncomingStreams: number;
+  /** Bytes of answers the peer has not read; beyond that it is not reading, and the session ends with LIMIT. */
+  readonly maxUnreadAnswerBytes: number;
   /** Tunnels and streaming calls open at once, both sides together. */
   readonly maxTunnels: number;
 }
 
-const DEFAULT_LIMITS: RpcLimits = { maxIncomingCalls: 1024, maxTunnels: 16_384 };
+const DEFAULT_LIMITS: RpcLimits = {
+  maxIncomingCalls: 1024,
+  maxIncomingStreams: 256,
+  maxUnreadAnswerBytes: 16 * 1024 * 1024,
+  maxTunnels: 16_384,
+};
 
 export interface RpcSessionOptions {
   /** Decides who uses odd channel ids (the dialler) and who even ones. */
@@ -120,6 +129,10 @@ export class RpcSession {
   readonly #resolveClosed: (error: TunnelError | undefined) => void;
   #early: Buffer[] | undefined = [];
   #streamFull = false;
+  /** Bytes of answers given to the stream since it was full. */
+  #unreadAnswerBytes = 0;
+  /** Streaming calls of the peer being served. */
+  #streaming = 0;
   #admitted: boolean;
   #nextId: number;
   /** The highest id the peer has used; each may be used once. */
@@ -143,6 +156,7 @@ export class RpcSession {
       data: (id, piece, last) => this.#onData(id, piece, last),
       control: (id, type, payload) => this.#onFrame(id, type, payload),
     });
+    this.#reader.allowsLarge = this.#admitted;
     const push = (chunk: Buffer) => {
       stream.consumed(chunk.length);
       this.#onChunk(chunk);
@@ -177,6 +191,7 @@ export class RpcSession {
   /** From now on the peer may call and open tunnels. */
   admit(): void {
     this.#admitted = true;
+    this.#reader.allowsLarge = true;
   }
 
   /** Replaces what the peer may call. Throws for two names with the same number on the wire. */
@@ -356,6 +371,7 @@ export class RpcSession {
   /** Each tunnel that waits gets its turn; one that fills the stream again goes to the end of the line. */
   #onDrain(): void {
     this.#streamFull = false;
+    this.#unreadAnswerBytes = 0;
     for (const carrier of [...this.#blocked]) {
       if (this.#streamFull) return;
       this.#blocked.delete(carrier);
@@ -514,7 +530,7 @@ export class RpcSession {
             `the answer has ${answer.length} bytes; at most ${MAX_RPC_PAYLOAD_BYTES} fit`,
           );
         }
-        if (!signal.aborted) this.#send(encodeFrame(id, FrameType.RESULT, answer));
+        if (!signal.aborted) this.#answer(encodeFrame(id, FrameType.RESULT, answer));
       } catch (error) {
         if (!signal.aborted) this.#sendError(id, rpcError(error));
       }
@@ -532,7 +548,13 @@ export class RpcSession {
       channel.reject(new TunnelError('UNIMPLEMENTED', 'there is no such method here'));
       return;
     }
-    void this.#serve(id, deadlineMs, async (signal, abort) => {
+    if (this.#streaming >= this.#limits.maxIncomingStreams) {
+      channel.start(itemWriter(channel).receiver);
+      channel.reject(new TunnelError('RESOURCE_EXHAUSTED', 'too many streaming calls at once'));
+      return;
+    }
+    this.#streaming += 1;
+    const served = this.#serve(id, deadlineMs, async (signal, abort) => {
       const writer = itemWriter(channel);
       void writer.closed.then(abort);
       channel.start(writer.receiver);
@@ -550,6 +572,9 @@ export class RpcSession {
       } catch (error) {
         if (!signal.aborted) await writer.fail(rpcError(error));
       }
+    });
+    void served.finally(() => {
+      this.#streaming -= 1;
     });
   }
 
@@ -613,7 +638,19 @@ export class RpcSession {
   }
 
   #sendError(id: number, error: TunnelError): void {
-    this.#send(encodeFrame(id, FrameType.ERROR, encodeError(error.wireCode, error.message)));
+    this.#answer(encodeFrame(id, FrameType.ERROR, encodeError(error.wireCode, error.message)));
+  }
+
+  /** Answers have no credit: a peer that asks and asks and reads nothing is what bounds them. */
+  #answer(frame: Buffer): void {
+    if (this.#streamFull) {
+      this.#unreadAnswerBytes += frame.length;
+      if (this.#unreadAnswerBytes > this.#limits.maxUnreadAnswerBytes) {
+        this.close(new TunnelError('LIMIT', 'the peer does not read the answers to its calls'));
+        return;
+      }
+    }
+    this.#send(frame);
   }
 
   #end(error: TunnelError | undefined): void {

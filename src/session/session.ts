@@ -177,5 +177,6 @@ export interface Endpoint {
   /** `ip:port` of each bound socket. */
   boundAddresses(): readonly string[];
   networkChange(): Promise<void>;
-  close(): Promise<void>;
+  /** Ends its sessions; resolves when their peers may be taken to have heard of it, or soon after the signal. */
+  close(options?: { readonly signal?: AbortSignal }): Promise<void>;
 }

@@ -19,13 +19,16 @@ import { Admission } from './admission.js';
 import type { Approvals } from './approvals.js';
 import { ChannelTable, statusSource } from './channel-table.js';
 import { errorEvent, type Report } from './events.js';
+import { LIMITS, type Limits, Quota, type Refusals } from './limits.js';
 import { decodeOpen, type OpenRequest } from './open.js';
 import { type Grant, ownerSource, type Policy, type Presented, type RightsSource } from './policy.js';
 import { RateLimit } from './rate-limit.js';
+import type { Rates } from './rates.js';
 import { type FactsSource, factsMethods } from './relayed.js';
 import { reportConnected } from './report-session.js';
 import { RightsWatch } from './rights-watch.js';
 import { encodeServices } from './services.js';
+import { type Arrival, SessionGate } from './session-gate.js';
 import { formatTarget, type Service } from './spec.js';
 import { type SpeedConnection, SpeedServer } from './speed-server.js';
 import type { StatusSource } from './status.js';
@@ -33,9 +36,6 @@ import { tcpExit } from './tcp-exit.js';
 import type { UdpConnection } from './udp-connection.js';
 import { UdpExits } from './udp-exits.js';
 
-/** Sessions that have not proven who they are yet; beyond this many, new ones are turned away. */
-const MAX_HANDSHAKES = 256;
-const MAX_SESSIONS = 4096;
 /** Processes of peers that were here; the longest gone is forgotten first. */
 const MAX_PROCESSES = 4096;
 /** A peer notices the loss of a session at another moment than this side. */
@@ -64,12 +64,18 @@ export interface ExposeOptions {
   readonly allowsSpeed?: ((peer: NodeId) => boolean) | undefined;
   /** What an admitted peer may call besides what an expose answers itself. */
   readonly methods?: ((peer: NodeId) => Dispatcher | undefined) | undefined;
+  /** Limits of bytes a second. */
+  readonly rates?: Rates | undefined;
+  /** Others than `LIMITS`. */
+  readonly limits?: Partial<Limits>;
 }
 
 /** An admitted session, and what it may do. */
 interface Admitted {
   readonly peer: PeerSession;
   readonly grant: Grant;
+  /** What the peer opens from now on. */
+  readonly streams: AsyncIterable<BidirectionalStream>;
   /** The channels of the process at the other end, from earlier sessions too. */
   readonly channels: AcceptedChannels;
   readonly speed: SpeedConnection | undefined;
@@ -97,7 +103,10 @@ export class Expose {
   readonly #endWatch: () => void;
   readonly source: StatusSource;
   readonly #denials = new RateLimit(DENIALS_PER_SECOND);
-  #handshakes = 0;
+  readonly #limits: Limits;
+  readonly #gate: SessionGate;
+  readonly #channelQuota: Quota;
+  readonly #flowQuota: Quota;
   #closing = false;
 
   /** Starts accepting at once. */
@@ -113,7 +122,21 @@ export class Expose {
       enforce: () => this.#enforce(),
     });
     this.#channels = new ChannelTable(options.report);
-    this.#udp = new UdpExits({ report: options.report, flows: this.#channels.flows });
+    const limits = { ...LIMITS, ...options.limits };
+    this.#limits = limits;
+    this.#channelQuota = new Quota('connections', limits.channelsPerPeer, limits.channels);
+    this.#flowQuota = new Quota('UDP flows', limits.flowsPerPeer, limits.flows);
+    this.#gate = new SessionGate({
+      limits,
+      isKnown: (remote) => this.#processes.has(processKey(remote.identity, remote)),
+      onRefused: (session, error) => this.#deny(session.remoteId, `was turned away: ${error.message}`, error),
+    });
+    this.#udp = new UdpExits({
+      report: options.report,
+      flows: this.#channels.flows,
+      quota: this.#flowQuota,
+      lanes: (peer, service) => options.rates?.lanes(peer, service),
+    });
     this.source = {
       ...statusSource(this.#channels, () => this.#peers),
       approvals: () => this.approvals?.list() ?? [],
@@ -138,41 +161,48 @@ export class Expose {
     await this.#channels.drain(drainMs, signal);
     this.#channels.abortAll(error);
     this.#udp.close();
+    for (const channels of this.#processes.values()) channels.forget();
     for (const session of this.#sessions) session.close(error.wireCode, error.message);
-    await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close()));
+    await Promise.all(this.#options.endpoints.map((endpoint) => endpoint.close(signal ? { signal } : {})));
   }
 
   async #accept(endpoint: Endpoint): Promise<void> {
     for await (const session of endpoint.incoming) {
-      if (this.#closing || this.#handshakes >= MAX_HANDSHAKES || this.#sessions.size >= MAX_SESSIONS) {
+      if (this.#closing) {
         const error = new TunnelError('LIMIT', 'the peer takes no more sessions now');
         session.close(error.wireCode, error.message);
         continue;
       }
-      void this.#serve(session);
+      const arrival = this.#gate.arrive(session);
+      if (arrival) void this.#serve(session, arrival).finally(() => arrival.end());
     }
   }
 
-  async #serve(session: Session): Promise<void> {
+  /** What was turned away for a limit, since the start. */
+  get refusals(): Refusals {
+    return {
+      ...this.#gate.refusals,
+      channels: this.#channelQuota.refused,
+      flows: this.#flowQuota.refused,
+    };
+  }
+
+  async #serve(session: Session, arrival: Arrival): Promise<void> {
     this.#sessions.add(session);
-    this.#handshakes += 1;
     let admitted: Admitted;
     let udp: UdpConnection | undefined;
     let speed: SpeedConnection | undefined;
-    let shaking = true;
-    const endHandshake = () => {
-      if (shaking) this.#handshakes -= 1;
-      shaking = false;
-    };
     try {
-      const { peer, grant } = await acceptHandshake(session, {
+      const { peer, grant, streams } = await acceptHandshake(session, {
         identity: this.#options.identity,
-        admit: (peer, hello, deliberation) =>
-          this.#admission.admit(presentedBy(peer, hello), session.path.remote, () => {
-            // One that waits for a person must not keep others out; those have a limit of their own.
-            endHandshake();
-            return deliberation.begin();
-          }),
+        screen: (remote) => arrival.heard(remote),
+        admit: (peer, hello, deliberation) => {
+          // First: a single-use ticket must not be taken by a session that is turned away.
+          arrival.proven(peer);
+          return this.#admission.admit(presentedBy(peer, hello), session.path.remote, () =>
+            deliberation.begin(),
+          );
+        },
         services: (allowed) => this.#policy.describe(allowed),
         dispatcher: (allowed, id, remote) => {
           udp = this.#udp.connection({ peer: id, instanceId: remote.instanceId }, (name, asked) =>
@@ -193,7 +223,7 @@ export class Expose {
           });
         },
       });
-      admitted = { peer, grant, channels: this.#channelsOf(peer.peer, peer.remote), speed };
+      admitted = { peer, grant, streams, channels: this.#channelsOf(peer.peer, peer.remote), speed };
     } catch (error) {
       this.#sessions.delete(session);
       const reason = toTunnelError(error);
@@ -202,9 +232,8 @@ export class Expose {
       if (reason.code === 'SESSION_LOST') return;
       this.#deny(session.remoteId, `was not let in: ${reason.message}`, reason);
       return;
-    } finally {
-      endHandshake();
     }
+    arrival.admitted();
     udp?.attach(admitted.peer);
     await this.#live(admitted);
     this.#sessions.delete(session);
@@ -224,7 +253,7 @@ export class Expose {
       onDead: () => session.close(WIRE_CODES.SESSION_LOST, 'the peer does not answer'),
     });
     reportConnected(peer, this.#options.report, { facts: this.#options.facts });
-    for await (const stream of session.incomingBidirectionalStreams) this.#stream(stream, admitted);
+    for await (const stream of admitted.streams) this.#stream(stream, admitted);
     heartbeat.stop();
     this.#peers.delete(peer);
     this.#grants.delete(peer);
@@ -246,14 +275,19 @@ export class Expose {
     });
   }
 
-  #channelsOf(peer: NodeId, { instanceId, resumeTimeoutMs }: Hello): AcceptedChannels {
-    const key = `${peer} ${instanceId}`;
+  /** Of a peer that was said to be waited for. */
+  #reportClosed(peer: NodeId, reason: TunnelError | undefined): void {
+    const told = reason?.code === 'PEER_GONE' || reason?.code === 'RESUME_EXPIRED' ? reason : undefined;
+    const error = told ? { error: { code: told.code, message: told.message } } : {};
+    this.#options.report({ event: 'session', peer, state: 'closed', ...error });
+  }
+
+  #channelsOf(peer: NodeId, remote: Hello): AcceptedChannels {
+    const { resumeTimeoutMs } = remote;
+    const key = processKey(peer, remote);
     const known = this.#processes.get(key);
     if (known) return known;
-    if (this.#processes.size >= MAX_PROCESSES) {
-      const [oldest] = [...this.#processes].find(([, { isIdle }]) => isIdle) ?? [''];
-      this.#forgot = this.#processes.delete(oldest) || this.#forgot;
-    }
+    this.#forgetProcess(peer);
     const longest = this.#options.resumeTimeoutMs ?? RESUME_TIMEOUT_MS;
     const channels = new AcceptedChannels({
       detached: this.#detached,
@@ -261,9 +295,23 @@ export class Expose {
       forgetAfterMs: Math.min(resumeTimeoutMs ?? RESUME_TIMEOUT_MS, MAX_REMEMBER_MS) + REMEMBER_MARGIN_MS,
       complete: !this.#forgot,
       onIdle: () => this.#processes.delete(key),
+      onNothingWaits: (error) => this.#reportClosed(peer, error),
     });
     this.#processes.set(key, channels);
     return channels;
+  }
+
+  /** Makes room for another process of `peer`: its own go first, so that it cannot push others out. */
+  #forgetProcess(peer: NodeId): void {
+    const own = [...this.#processes].filter(([key]) => key.startsWith(peer));
+    const from =
+      own.length >= this.#limits.processesPerPeer
+        ? own
+        : this.#processes.size >= MAX_PROCESSES
+          ? [...this.#processes]
+          : [];
+    const [oldest] = from.find(([, { isIdle }]) => isIdle) ?? [''];
+    this.#forgot = this.#processes.delete(oldest) || this.#forgot;
   }
 
   /** Tells peers where this machine is now, while the old way still works. */
@@ -302,7 +350,8 @@ export class Expose {
       const open = decodeOpen(body);
       const service = this.#allowed(admitted, open);
       const carrier = new StreamCarrier(stream, open.channelId);
-      this.#exit(channels.open(peer, carrier, open.channelId, open.limit), service, admitted, rest);
+      const begin = () => channels.open(peer, carrier, open.channelId, open.limit);
+      this.#exit(this.#counted(peer.peer, begin), service, admitted, rest);
       return;
     }
     if (kind === StreamKind.SPEED && admitted.speed) {
@@ -325,9 +374,20 @@ export class Expose {
     // Its OPEN was lost with the session before: this one is as good.
     const open = decodeOpen(request.open);
     const service = this.#allowed(admitted, open);
-    const channel = channels.reopen(peer, request, open.limit);
+    const channel = this.#counted(peer.peer, () => channels.reopen(peer, request, open.limit));
     this.#exit(channel, service, admitted);
     channel.resumeFrom(carrier, request.epoch, request, rest);
+  }
+
+  /** A new channel, unless the peer has too many. What it counts for ends with it. Throws LIMIT, or what `begin` does. */
+  #counted(peer: NodeId, begin: () => Channel): Channel {
+    this.#channelQuota.take(peer);
+    try {
+      return begin();
+    } catch (error) {
+      this.#channelQuota.give(peer);
+      throw error;
+    }
   }
 
   /** The service that `open` asks for. Throws DENIED, or SHUTDOWN. */
@@ -348,14 +408,22 @@ export class Expose {
 
   #exit(channel: Channel, service: Service, { peer, grant, channels }: Admitted, rest?: Buffer): void {
     this.#services.set(channel, { name: service.name, grant });
+    const track = () =>
+      this.#channels.add(channel, peer, service.name, {
+        target: formatTarget(service.target),
+        session: () => channels.sessionOf(channel),
+      });
     tcpExit(channel, {
       ...(rest ? { rest } : {}),
       service,
-      track: () =>
-        this.#channels.add(channel, peer, service.name, {
-          target: formatTarget(service.target),
-          session: () => channels.sessionOf(channel),
-        }),
+      lanes: this.#options.rates?.lanes(peer.peer, service.name),
+      track: () => {
+        const ended = track();
+        return (error) => {
+          this.#channelQuota.give(peer.peer);
+          ended(error);
+        };
+      },
       onDialFailed: (error) => this.#options.report(errorEvent(error)),
     });
   }
@@ -433,4 +501,9 @@ export class Expose {
 
 function presentedBy(peer: NodeId, { instanceId, tokens, wants }: Hello): Presented {
   return { peer, instanceId, tokens: tokens ?? [], ...(wants === undefined ? {} : { wants }) };
+}
+
+/** By identity, which is proven, and by what the process calls itself. */
+function processKey(peer: NodeId, { instanceId }: Pick<Hello, 'instanceId'>): string {
+  return `${peer} ${instanceId}`;
 }

@@ -17,6 +17,8 @@ export type DropReason =
   | 'denied'
   /** The peer could not open the flow for another reason: no such name, a limit. */
   | 'refused'
+  /** Above `--limit-rate`. */
+  | 'rate-limit'
   /** The system would not send it to the target or the application. */
   | 'socket'
   /** Came faster than it was read, and found the system's receive buffer of the socket full. Linux only. */

@@ -1,6 +1,6 @@
 /** Listens for one peer's services: one link, one entry per spec. */
 import { TunnelError } from '../error.js';
-import { peerIsGone } from '../session/gone-peer.js';
+import { peerIsGone, whereToAsk } from '../session/gone-peer.js';
 import type { PeerSession } from '../session/handshake.js';
 import { Link, type LinkOptions, type LinkState } from '../session/link.js';
 import { watchNetwork } from '../session/network-watch.js';
@@ -9,9 +9,11 @@ import { OpenedChannels } from '../session/opened-channels.js';
 import type { Dispatcher } from '../session/rpc-session.js';
 import type { SessionPath } from '../session/session.js';
 import { ChannelTable, statusSource } from './channel-table.js';
+import { Descriptors } from './descriptors.js';
 import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
 import { RateLimit } from './rate-limit.js';
+import type { Rates } from './rates.js';
 import { type FactsSource, factsMethods } from './relayed.js';
 import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
@@ -31,6 +33,8 @@ export interface ForwardOptions extends Dialler {
   readonly reconnectTimeoutMs?: number | undefined;
   /** Milliseconds after the last packet either way at which a UDP flow ends. */
   readonly udpIdleMs?: number;
+  /** Limits of bytes a second. */
+  readonly rates?: Rates | undefined;
   /** What is known of the network here; the peer may ask. */
   readonly facts?: FactsSource | undefined;
   /** Called when the machine's network has changed. */
@@ -65,6 +69,7 @@ export class Forward {
     const table = new ChannelTable(report);
     const channels = new OpenedChannels(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs });
     const errors = new RateLimit(ERRORS_PER_SECOND);
+    const descriptors = new Descriptors();
     const starting: { link?: Link } = {};
     const entries: TcpEntry[] = [];
     const locals: string[] = [];
@@ -76,6 +81,7 @@ export class Forward {
       report,
       flows: table.flows,
       onError,
+      lanes: (service) => options.rates?.lanes(peer, service),
       ...(options.udpIdleMs === undefined ? {} : { idleMs: options.udpIdleMs }),
     });
     try {
@@ -87,6 +93,8 @@ export class Forward {
         const entry = await TcpEntry.listen(spec.local, {
           service: spec.service,
           channels,
+          lanes: () => options.rates?.lanes(peer, spec.service),
+          descriptors,
           session: (signal) => (starting.link as Link).session(signal),
           track: (channel, session, client) =>
             table.add(channel, session, spec.service, {
@@ -199,7 +207,7 @@ class LinkReporter {
   readonly #channels: OpenedChannels;
   readonly #entries: readonly TcpEntry[];
   readonly #services: readonly string[];
-  /** Where the peer was while there was a session. */
+  /** Where the peer's machine was while there was a session, if it can be asked. */
   #address: string | undefined;
   #looking: AbortController | undefined;
 
@@ -264,9 +272,9 @@ class LinkReporter {
     this.#report({ event: 'session', peer: this.#peer, state: 'connecting', approval: 'pending' });
   }
 
-  #follow({ session }: PeerSession): void {
-    const note = ({ kind, remote }: SessionPath) => {
-      this.#address = kind === 'iroh-direct' ? remote : undefined;
+  #follow({ session, remote }: PeerSession): void {
+    const note = (path: SessionPath) => {
+      this.#address = whereToAsk(path, remote);
     };
     note(session.path);
     session.onPathChange(note);

@@ -5,9 +5,12 @@
 import type { Socket } from 'node:net';
 import { systemCode, TunnelError } from '../error.js';
 import type { Channel, ChannelReceiver } from '../session/channel.js';
+import type { Pace } from './pace.js';
 import { confirmEnd, holdOpen } from './true-end.js';
 
 export interface JoinOptions {
+  /** Holds the connection to limits of bytes a second. */
+  readonly pace?: Pace | undefined;
   /** Called once, when the channel is over. */
   readonly onClosed: (error: TunnelError | undefined) => void;
 }
@@ -22,7 +25,7 @@ export function join(socket: Socket, channel: Channel, options: JoinOptions): Ch
   let last: Buffer | undefined;
   let batch = 0;
   holdOpen(socket);
-  return {
+  const receiver: ChannelReceiver = {
     data(piece) {
       if (last === undefined) socket.cork();
       else socket.write(last);
@@ -53,14 +56,19 @@ export function join(socket: Socket, channel: Channel, options: JoinOptions): Ch
       options.onClosed(error);
     },
   };
+  return options.pace ? options.pace.receiver(receiver, socket) : receiver;
 }
 
 /** The direction from the socket into the channel, and the socket's failures. */
-export function readFrom(socket: Socket, channel: Channel): void {
-  socket.on('data', (chunk: Buffer) => {
-    if (!channel.write(chunk)) socket.pause();
-  });
-  socket.on('end', () => confirmEnd(socket, () => channel.end()));
+export function readFrom(socket: Socket, channel: Channel, pace?: Pace): void {
+  if (pace) pace.read(socket, channel);
+  else {
+    socket.on('data', (chunk: Buffer) => {
+      if (!channel.write(chunk)) socket.pause();
+    });
+  }
+  const end = () => channel.end();
+  socket.on('end', () => confirmEnd(socket, pace ? () => pace.whenRead(end) : end));
   socket.on('error', (error) => {
     channel.abort(
       new TunnelError('RESET', `the local connection failed: ${systemCode(error) ?? error.message}`, {

@@ -70,7 +70,7 @@ export class ChannelRecords {
   open(figures: ChannelFigures): ChannelRecord {
     const record = new ChannelRecord(figures);
     this.#open.set(figures.id, record);
-    this.#order.push(record);
+    this.#order?.push(record);
     return record;
   }
 

@@ -6,19 +6,29 @@ import { type Channel, INITIAL_WINDOW_BYTES } from '../session/channel.js';
 import type { PeerSession } from '../session/handshake.js';
 import type { OpenedChannels } from '../session/opened-channels.js';
 import { isAbandonedSocket } from './abandoned-socket.js';
+import { type Descriptors, descriptorLimit } from './descriptors.js';
 import { join, readFrom, resetSocket } from './join.js';
 import { listenError } from './listen-error.js';
+import { keepLive } from './live-sockets.js';
 import { encodeOpen } from './open.js';
+import { type Lanes, Pace } from './pace.js';
+import { RateLimit } from './rate-limit.js';
 import { formatHostPort, formatLocal, type Local } from './spec.js';
 
 /** As many as the system allows (`net.core.somaxconn`): a burst of connections must not be dropped. */
 const BACKLOG = 4096;
 /** Connections held while there is no session. Their bytes stay in the kernel. */
 const MAX_HELD = 1024;
+/** Lines about connections there was no descriptor for, a second. */
+const SHORTAGES_PER_SECOND = 1;
 
 export interface TcpEntryOptions {
   readonly service: string;
   readonly channels: OpenedChannels;
+  /** The limits of bytes a second that a new connection comes under. */
+  readonly lanes?: () => Lanes | undefined;
+  /** Of the process. */
+  readonly descriptors: Descriptors;
   /** The session to open on, now or when there is one again. */
   session(signal: AbortSignal): Promise<PeerSession>;
   track(
@@ -37,13 +47,17 @@ export class TcpEntry {
   readonly #options: TcpEntryOptions;
   readonly #held = new Set<Socket>();
   readonly #ending = new AbortController();
+  readonly #shortages = new RateLimit(SHORTAGES_PER_SECOND);
 
   private constructor(server: Server, local: string, options: TcpEntryOptions) {
     this.#server = server;
     this.local = local;
     this.#options = options;
-    server.on('connection', (socket) => void this.#serve(socket));
-    // EMFILE and the like: the listener lives on and takes the next ones.
+    server.on('connection', (socket) => {
+      if (options.descriptors.take()) void this.#serve(socket);
+      else this.#shed(socket);
+    });
+    // The listener lives on and takes the next ones.
     server.on('error', (error) => options.onError(acceptError(local, error)));
   }
 
@@ -80,7 +94,15 @@ export class TcpEntry {
     this.#server.close();
   }
 
+  /** Before another one is accepted, so that there is a descriptor for that one. */
+  #shed(socket: Socket): void {
+    resetSocket(socket);
+    const skipped = this.#shortages.take();
+    if (skipped !== undefined) this.#options.onError(shortage(this.local, skipped));
+  }
+
   async #serve(socket: Socket): Promise<void> {
+    keepLive(socket);
     // A socket that fails while it is held has nobody else to tell.
     const onEarlyError = () => undefined;
     socket.on('error', onEarlyError);
@@ -95,8 +117,11 @@ export class TcpEntry {
       return;
     }
     const onClosed = this.#options.track(channel, peer, () => remoteAddress(socket));
+    const lanes = this.#options.lanes?.();
+    const pace = lanes && new Pace(lanes);
     channel.start(
       join(socket, channel, {
+        pace,
         onClosed: (error) => {
           if (error && error.code !== 'RESET') this.#options.onError(error);
           onClosed(error);
@@ -108,7 +133,7 @@ export class TcpEntry {
       return;
     }
     socket.off('error', onEarlyError);
-    readFrom(socket, channel);
+    readFrom(socket, channel, pace);
     socket.resume();
   }
 
@@ -163,10 +188,23 @@ function remoteAddress({ remoteAddress: host, remotePort: port }: Socket): strin
   return host === undefined || port === undefined ? undefined : formatHostPort(host, port);
 }
 
+const RAISE_LIMIT = 'raise the limit of open files before it is started: ulimit -n 65536';
+
 function boundAddress(server: Server, local: Local): string {
   if (local.kind === 'unix') return formatLocal(local);
   const { address, port } = server.address() as AddressInfo;
   return formatHostPort(address, port);
+}
+
+function shortage(local: string, skipped: number): TunnelError {
+  const limit = descriptorLimit();
+  const all = limit === undefined ? 'all file descriptors' : `the ${limit} file descriptors`;
+  const more = skipped > 0 ? `, and ${skipped} before it` : '';
+  return new TunnelError(
+    'OS_RESOURCE',
+    `${local} reset a new connection${more}: ${all} this process may have are in use`,
+    { hint: RAISE_LIMIT },
+  );
 }
 
 function acceptError(local: string, error: Error): TunnelError {
@@ -174,7 +212,7 @@ function acceptError(local: string, error: Error): TunnelError {
     'OS_RESOURCE',
     `${local} could not take a connection (${systemCode(error) ?? error.message})`,
     {
-      hint: 'raise the limit of open files: ulimit -n',
+      hint: RAISE_LIMIT,
       cause: error,
     },
   );

@@ -3,6 +3,8 @@ import { connect, type Socket } from 'node:net';
 import { systemCode, TunnelError, type WireCode } from '../error.js';
 import type { Channel, ChannelReceiver } from '../session/channel.js';
 import { join, readFrom } from './join.js';
+import { keepLive } from './live-sockets.js';
+import { type Lanes, Pace } from './pace.js';
 import { formatTarget, type Service, type Target } from './spec.js';
 
 const DIAL_TIMEOUT_MS = 10_000;
@@ -11,6 +13,8 @@ export interface TcpExitOptions {
   /** What arrived on the stream behind the OPEN already. */
   readonly rest?: Buffer;
   readonly service: Service;
+  /** The limits of bytes a second it comes under. */
+  readonly lanes?: Lanes | undefined;
   /** Called with the new channel; answers what to call when it is over. */
   track(channel: Channel): (error: TunnelError | undefined) => void;
   /** The target could not be reached. */
@@ -22,7 +26,9 @@ export function tcpExit(channel: Channel, options: TcpExitOptions): void {
   const { service } = options;
   const onClosed = options.track(channel);
   const socket = dial(service.target);
-  const receiver: ChannelReceiver = join(socket, channel, { onClosed });
+  keepLive(socket);
+  const pace = options.lanes && new Pace(options.lanes);
+  const receiver: ChannelReceiver = join(socket, channel, { onClosed, pace });
   const timer = setTimeout(() => {
     socket.destroy(Object.assign(new Error('connect timed out'), { code: 'ETIMEDOUT' }));
   }, DIAL_TIMEOUT_MS);
@@ -36,7 +42,7 @@ export function tcpExit(channel: Channel, options: TcpExitOptions): void {
   socket.once('connect', () => {
     clearTimeout(timer);
     socket.off('error', onDialError);
-    readFrom(socket, channel);
+    readFrom(socket, channel, pace);
     channel.accept();
   });
   socket.once('close', () => clearTimeout(timer));

@@ -22,6 +22,7 @@ import {
 } from './flow-messages.js';
 import { DEFAULT_IDLE_MS, FlowTable, REASSEMBLY_BYTES, sweepIntervalMs } from './flow-table.js';
 import { flowOf } from './fragment.js';
+import type { Lanes } from './pace.js';
 import { ReassemblyBudget } from './reassembly.js';
 import { type ServiceTotal, ServiceTotals } from './service-totals.js';
 import { formatHostPort, type Local } from './spec.js';
@@ -42,6 +43,8 @@ export interface UdpEntriesOptions extends UdpReportOptions {
   /** Milliseconds after the last packet either way. */
   readonly idleMs?: number;
   readonly maxFlows?: number;
+  /** The limits of bytes a second that a flow comes under. */
+  readonly lanes?: (service: string) => Lanes | undefined;
   /** Something went wrong that is worth telling. */
   onError(error: TunnelError): void;
 }
@@ -166,6 +169,7 @@ export class UdpEntries {
       }
       this.#ask(flow);
     }
+    if (!flow.mayPass('out', payload.length)) return;
     // Ahead of the call that opens the flow, the peer could only drop it.
     if (flow.state === 'new') flow.hold(payload);
     else current.sender.send(flow, payload);
@@ -190,6 +194,7 @@ export class UdpEntries {
       service,
       idleMs: this.#idleMs,
       budget: this.#budget,
+      lanes: this.#options.lanes?.(service),
       entry,
       address,
       port,
@@ -271,7 +276,7 @@ export class UdpEntries {
         const flow = id === undefined ? undefined : this.#flows.get(id);
         if (flow) {
           const payload = flow.accept(datagram, now);
-          if (payload) flow.deliver(payload);
+          if (payload && flow.mayPass('in', payload.length)) flow.deliver(payload);
         } else this.#unassigned.drop(id === undefined ? 'inconsistent' : 'no-flow');
       }
     }

@@ -143,7 +143,7 @@ export class ExitFlow extends Flow {
       return;
     }
     this.lastActiveAt = performance.now();
-    sender.send(this, payload);
+    if (this.mayPass('out', payload.length)) sender.send(this, payload);
   }
 
   /** `localhost` may be served on either family only: while nobody has answered, the next address is tried. */

@@ -10,6 +10,8 @@ import { FlowCounters } from './flow-counters.js';
 import { decodeFlowCounts, decodeFlowOpen, encodeFlowCounts, type FlowCount } from './flow-messages.js';
 import { FlowTable, REASSEMBLY_BYTES } from './flow-table.js';
 import { flowOf } from './fragment.js';
+import { LIMITS, Quota } from './limits.js';
+import type { Lanes } from './pace.js';
 import { ReassemblyBudget } from './reassembly.js';
 import { type ServiceTotal, ServiceTotals } from './service-totals.js';
 import { formatTarget, type Service } from './spec.js';
@@ -17,8 +19,6 @@ import { type Authorise, type FlowOwner, UdpConnection } from './udp-connection.
 import { ExitFlow } from './udp-exit.js';
 import { type FlowEnd, UdpReport, type UdpReportOptions } from './udp-report.js';
 
-/** Flows of all peers together: each has a file descriptor. */
-const MAX_ALL_FLOWS = 8192;
 /** The opener ends what is idle; this side does where the opener does not. */
 const IDLE_GRACE_MS = 2000;
 const MAX_IDLE_MS = 24 * 60 * 60 * 1000;
@@ -26,6 +26,10 @@ const SWEEP_MS = 250;
 
 export interface UdpExitsOptions extends UdpReportOptions {
   readonly maxFlows?: number;
+  /** Flows of one identity, over all its processes, and of all peers together. */
+  readonly quota?: Quota;
+  /** The limits of bytes a second that a flow comes under. */
+  readonly lanes?: (peer: string, service: string) => Lanes | undefined;
 }
 
 interface Open {
@@ -38,6 +42,7 @@ interface Open {
 /** The flows of one process of a peer. */
 interface Owned {
   readonly key: string;
+  readonly peer: string;
   readonly flows: FlowTable<ExitFlow>;
   /** Sessions it has now. */
   connections: number;
@@ -46,6 +51,8 @@ interface Owned {
 export class UdpExits {
   readonly #report: UdpReport;
   readonly #maxFlows: number | undefined;
+  readonly #quota: Quota;
+  readonly #lanes: UdpExitsOptions['lanes'];
   readonly #owners = new Map<string, Owned>();
   readonly #ends = new Map<ExitFlow, Open>();
   readonly #closers = new Map<DatagramSender, FlowCloser>();
@@ -59,6 +66,8 @@ export class UdpExits {
   constructor(options: UdpExitsOptions) {
     this.#report = new UdpReport(options);
     this.#maxFlows = options.maxFlows;
+    this.#quota = options.quota ?? new Quota('UDP flows', LIMITS.flowsPerPeer, LIMITS.flows);
+    this.#lanes = options.lanes;
     this.#sweep = setInterval(() => this.#onSweep(), SWEEP_MS);
     this.#sweep.unref();
   }
@@ -137,7 +146,7 @@ export class UdpExits {
     const key = `${owner.peer} ${owner.instanceId}`;
     const known = this.#owners.get(key);
     if (known) return known;
-    const owned = { key, flows: new FlowTable<ExitFlow>(this.#maxFlows), connections: 0 };
+    const owned = { key, peer: owner.peer, flows: new FlowTable<ExitFlow>(this.#maxFlows), connections: 0 };
     this.#owners.set(key, owned);
     return owned;
   }
@@ -202,12 +211,13 @@ export class UdpExits {
       const oldest = owned.flows.oldest();
       if (oldest) this.#end(oldest, 'evicted');
     }
-    if (this.#ends.size >= MAX_ALL_FLOWS) this.#makeRoom();
+    this.#takeQuota(owned.peer);
     const flow = new ExitFlow({
       id,
       service: service.name,
       idleMs: Math.min(idleMs, MAX_IDLE_MS) + IDLE_GRACE_MS,
       budget: this.#budget,
+      lanes: this.#lanes?.(owned.peer, service.name),
       target: service,
       onBuffers: (bytes) => this.#report.socketBuffers(bytes),
     });
@@ -224,14 +234,25 @@ export class UdpExits {
     return flow;
   }
 
-  /** A flow whose peer is away has to go first. Throws LIMIT where there is none. */
-  #makeRoom(): void {
-    let oldest: ExitFlow | undefined;
-    for (const flow of this.#ends.keys()) {
-      if (!flow.sender && (!oldest || flow.lastActiveAt < oldest.lastActiveAt)) oldest = flow;
+  /** A flow whose peer is away has to go first, its own where it is its own number. Throws LIMIT where there is none. */
+  #takeQuota(peer: string): void {
+    try {
+      this.#quota.take(peer);
+    } catch (error) {
+      const oldest = this.#oldestOrphan(this.#quota.isPeerFull(peer) ? peer : undefined);
+      if (!oldest) throw error;
+      this.#end(oldest, 'evicted');
+      this.#quota.take(peer);
     }
-    if (!oldest) throw new TunnelError('LIMIT', `${MAX_ALL_FLOWS} UDP flows are open already`);
-    this.#end(oldest, 'evicted');
+  }
+
+  #oldestOrphan(peer: string | undefined): ExitFlow | undefined {
+    let oldest: ExitFlow | undefined;
+    for (const [flow, { owned }] of this.#ends) {
+      if (flow.sender || (peer !== undefined && owned.peer !== peer)) continue;
+      if (!oldest || flow.lastActiveAt < oldest.lastActiveAt) oldest = flow;
+    }
+    return oldest;
   }
 
   #onClosedByPeer(connection: UdpConnection, payload: Uint8Array): Uint8Array {
@@ -262,7 +283,7 @@ export class UdpExits {
 
   #take(flow: ExitFlow, datagram: Buffer, now: number): void {
     const payload = flow.accept(datagram, now);
-    if (payload) flow.deliver(payload);
+    if (payload && flow.mayPass('in', payload.length)) flow.deliver(payload);
   }
 
   // ---- ending
@@ -302,6 +323,7 @@ export class UdpExits {
 
   #remove(flow: ExitFlow, owned: Owned): void {
     this.#ends.delete(flow);
+    this.#quota.give(owned.peer);
     owned.flows.delete(flow);
     flow.end();
     this.#totals.add(flow);

@@ -32,6 +32,8 @@ await (await bind()).close();
 
 sessionContract('iroh', {
   leaks,
+  // The addon keeps 64 MiB of a connection out of the QUIC library's reach, beside all windows.
+  mostUnread: 96 * 1024 * 1024,
   async makePair() {
     const [from, to] = await Promise.all([bind(), bind()]);
     return {

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { createSecureServer } from 'node:http2';
-import { type AddressInfo, createServer, type Server } from 'node:net';
+import { type AddressInfo, connect as connectTcp, createServer, type Server } from 'node:net';
 import { createInterface } from 'node:readline/promises';
 import { createServer as createTlsServer } from 'node:tls';
 import { describe, expect, it } from 'vitest';
@@ -299,6 +299,38 @@ describe('webtransport: a dial', () => {
     expect((await dialling).code).toBe('ABORTED');
     socket.destroy();
     await closed(server);
+  });
+
+  it('that is cancelled in the middle of the TLS handshake is over, whatever still arrives', async () => {
+    const to = await listen();
+    const held: (() => void)[] = [];
+    const server = createServer((client) => {
+      const upstream = connectTcp({ host: '127.0.0.1', port: Number(to.address.replace(/^.*:/, '')) });
+      client.on('error', () => undefined);
+      upstream.on('error', () => undefined);
+      client.pipe(upstream);
+      upstream.once('data', (hello) => {
+        upstream.pause();
+        held.push(() => {
+          client.write(hello);
+          upstream.pipe(client);
+        });
+        server.emit('held', client);
+      });
+    });
+    const address = await bound(server);
+    const controller = new AbortController();
+    const { nodeId, certificateHash } = to;
+    const dialling = rejected(dial({ nodeId, certificateHash, address }, { signal: controller.signal }));
+    const [client] = await once(server, 'held');
+    const gone = once(client, 'close');
+    controller.abort();
+    expect((await dialling).code).toBe('ABORTED');
+    for (const release of held) release();
+    // It would throw where nobody can catch it, and end the process.
+    await gone;
+    await closed(server);
+    await to.close();
   });
 });
 

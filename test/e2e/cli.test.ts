@@ -129,10 +129,12 @@ const ENGINES = /\/native\/|\/engines\//;
 const VIEWS = /\/dist\/tui\/dashboard\.js|node_modules\/(ora|ink|react|yoga-layout)\//;
 
 /** The URLs in the coverage reports of a folder. */
+/** By their paths in the checkout, whatever its own folder is called. */
 function loadedModules(folder: string): readonly string[] {
+  const root = new URL('../..', import.meta.url).href;
   return readdirSync(folder).flatMap((file) => {
     const { result } = JSON.parse(readFileSync(join(folder, file), 'utf8')) as { result: { url: string }[] };
-    return result.map(({ url }) => url);
+    return result.map(({ url }) => url.replace(root, '/'));
   });
 }
 

@@ -207,6 +207,22 @@ describe.skipIf(NO_TMUX)(`the dashboard of a process${NO_TMUX ? ` (${NO_TMUX})` 
     await close();
   });
 
+  it('shows that a path went silent, and why, and that it is back', async () => {
+    const { terminal, port, expose, close } = await forwardOnScreen();
+    const socket = await dial(port);
+    await terminal.until(/CHANNELS 1/);
+    // Nothing says goodbye: as with a cable that is pulled.
+    expose.kill('SIGSTOP');
+    await terminal.until(/◌ .*reconnecting \d+s: .*(no answer|does not answer)/, 10_000);
+    await terminal.until(/1 waiting/);
+    expose.kill('SIGCONT');
+    await terminal.until(/● .*iroh-direct/, 20_000);
+    await terminal.until(/1 resumed, 0 lost/);
+    expect(socket.destroyed).toBe(false);
+    socket.destroy();
+    await close();
+  });
+
   it('says so when the peer keeps its figures to itself', async () => {
     const { ticket } = await machine.expose('web=1', '--no-share-stats');
     const terminal = tunnel(`forward '${ticket}' 0:web ${LOCAL}`);

@@ -2,14 +2,14 @@
 import { expect } from 'vitest';
 import { channelsClosed } from '../support/channel-counts.js';
 import { say } from '../support/describe-faults.js';
-import { Rig } from '../support/rig.js';
+import { Rig, type RigOptions } from '../support/rig.js';
 import { type MonkeyOptions, runMonkey } from './monkey.js';
 
-export async function monkeyTest(options: MonkeyOptions): Promise<void> {
+export async function monkeyTest(options: MonkeyOptions, on: RigOptions = {}): Promise<void> {
   const { seed, seconds, connections } = options;
   const again = `MONKEY_SEED=${seed} MONKEY_SECONDS=${seconds} npm run test:faults -- monkey.long`;
   say(`  monkey: seed ${seed}, ${seconds} s, ${connections} connections; again: ${again}`);
-  const rig = await Rig.start({ seed: `monkey ${seed}` });
+  const rig = await Rig.start({ ...on, seed: `monkey ${seed}` });
   try {
     const report = await runMonkey(rig, options);
     const mebibytes = Math.round(report.bytes / 1024 / 1024);

@@ -19,6 +19,8 @@ export interface MonkeyOptions {
   readonly seconds: number;
   /** At any one time. */
   readonly connections: number;
+  /** None takes much longer than this of its own accord, seconds; 15 unless told. */
+  readonly longest?: number;
 }
 
 export interface MonkeyReport {
@@ -45,11 +47,10 @@ interface Plan {
   readonly pauseMs: number;
 }
 
-function plan(schedule: Schedule): Plan {
+function plan(schedule: Schedule, longest: number): Plan {
   const bytes = () => (schedule.chance(0.1) ? 0 : schedule.magnitude(1, 8 * MIB));
   const [upBytes, downBytes] = [bytes(), bytes()];
-  // None takes much longer than 15 s of its own accord.
-  const least = Math.max(16 * KIB, Math.ceil(Math.max(upBytes, downBytes) / 15));
+  const least = Math.max(16 * KIB, Math.ceil(Math.max(upBytes, downBytes) / longest));
   return {
     upBytes,
     downBytes,
@@ -87,7 +88,7 @@ export async function runMonkey(rig: Rig, options: MonkeyOptions): Promise<Monke
   const worker = async (number: number) => {
     for (let turn = 0; performance.now() < until; turn += 1) {
       const name = `${number}/${turn}`;
-      const doing = plan(new Schedule(seed * 7919 + number * 104_729 + turn));
+      const doing = plan(new Schedule(seed * 7919 + number * 104_729 + turn), options.longest ?? 15);
       const pair = await rig.connect();
       let far: Party | undefined;
       void pair.far.then((party) => {

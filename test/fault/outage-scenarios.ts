@@ -1,6 +1,6 @@
 /** What connections may be doing when the path goes, and what they were promised. */
 import { expect } from 'vitest';
-import type { Party } from '../support/party.js';
+import type { Party, SendOptions } from '../support/party.js';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -12,12 +12,16 @@ export interface Ends {
   readonly far: Party;
 }
 
+/** The big transfers: under way when the path goes, and for long enough after it. */
+export interface Bulk {
+  readonly bytes: number;
+  readonly bytesPerSecond?: number;
+}
+
 export interface Scenario {
   readonly title: string;
-  /** The service itself ends the connection with a reset meanwhile, so it does not come back. */
-  readonly endedAtService?: boolean;
   /** Resolves when the outage may begin. */
-  before?(ends: Ends): Promise<void>;
+  before?(ends: Ends, bulk: Bulk): Promise<void>;
   during?(ends: Ends): void;
   after(ends: Ends): Promise<void>;
 }
@@ -36,8 +40,8 @@ function exact(receiver: Party, sender: Party): void {
   expect(receiver.receivedSha256).toBe(sender.sentSha256);
 }
 
-export function sendAndFinish(party: Party, bytes: number): void {
-  void party.send(bytes).then(() => party.finish());
+export function sendAndFinish(party: Party, bytes: number, options: SendOptions = {}): void {
+  void party.send(bytes, options).then(() => party.finish());
 }
 
 async function exchange({ near, far }: Ends): Promise<void> {
@@ -48,8 +52,8 @@ async function exchange({ near, far }: Ends): Promise<void> {
 export const SCENARIOS: readonly Scenario[] = [
   {
     title: 'a download in mid-transfer arrives with the same SHA-256',
-    async before({ near, far }) {
-      sendAndFinish(far, 128 * MIB);
+    async before({ near, far }, bulk) {
+      sendAndFinish(far, bulk.bytes, bulk);
       near.finish();
       await near.whenReceived(8 * MIB, SETTLED_MS);
     },
@@ -57,8 +61,8 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     title: 'an upload in mid-transfer arrives with the same SHA-256',
-    async before({ near, far }) {
-      sendAndFinish(near, 128 * MIB);
+    async before({ near, far }, bulk) {
+      sendAndFinish(near, bulk.bytes, bulk);
       far.finish();
       await far.whenReceived(8 * MIB, SETTLED_MS);
     },
@@ -114,6 +118,28 @@ export const SCENARIOS: readonly Scenario[] = [
     },
   },
   {
+    title: 'an application that stopped reading before the outage and goes on during it gets every byte',
+    async before({ near, far }) {
+      near.pause();
+      sendAndFinish(far, 24 * MIB);
+      near.finish();
+      await far.until('a blocked sender', SETTLED_MS, () => far.socket.writableNeedDrain);
+    },
+    during: ({ near }) => near.resume(),
+    after: completes,
+  },
+  {
+    title: 'a service that stopped reading before the outage and goes on during it gets every byte',
+    async before({ near, far }) {
+      far.pause();
+      sendAndFinish(near, 24 * MIB);
+      far.finish();
+      await near.until('a blocked sender', SETTLED_MS, () => near.socket.writableNeedDrain);
+    },
+    during: ({ far }) => far.resume(),
+    after: completes,
+  },
+  {
     title: 'a reset by the application during the outage reaches the service as a reset',
     before: exchange,
     during: ({ near }) => near.reset(),
@@ -124,7 +150,8 @@ export const SCENARIOS: readonly Scenario[] = [
   {
     title: 'a reset by the application in mid-upload during the outage reaches the service as a reset',
     async before({ near, far }) {
-      void near.send(256 * MIB);
+      // Without an end, and slow enough to be under way for as long as it takes.
+      void near.send(Number.MAX_SAFE_INTEGER, { bytesPerSecond: 16 * MIB });
       await far.whenReceived(4 * MIB, SETTLED_MS);
     },
     during: ({ near }) => near.reset(),
@@ -136,7 +163,6 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     title: 'a reset by the service during the outage reaches the application as a reset',
-    endedAtService: true,
     before: exchange,
     during: ({ far }) => far.reset(),
     async after({ near }) {
@@ -145,7 +171,6 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     title: 'a reset by the service during the outage, after the application ended its side, is no clean end',
-    endedAtService: true,
     async before({ near, far }) {
       sendAndFinish(near, KIB);
       expect(await far.whenSeen(SETTLED_MS)).toBe('end');

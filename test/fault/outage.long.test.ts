@@ -1,4 +1,5 @@
 /** Outages of a minute, and short ones that the session itself survives. */
+import { OVER_WEBTRANSPORT } from '../support/rig.js';
 import { describeOutage } from './outage.js';
 
 describeOutage('4 s without a path, silently', {
@@ -27,4 +28,12 @@ describeOutage('20 s with the link of the expose side down', {
   end: ({ network }) => network.far.linkUp(),
   ms: 20_000,
   noticed: true,
+});
+
+describeOutage('20 s without a path, silently, over WebTransport', {
+  begin: ({ network }) => network.cut(),
+  end: ({ network }) => network.mend(),
+  ms: 20_000,
+  noticed: true,
+  rig: OVER_WEBTRANSPORT,
 });

@@ -6,4 +6,5 @@ describeOutage('12 s without a path, silently', {
   end: ({ network }) => network.mend(),
   ms: 12_000,
   noticed: true,
+  bulk: { bytes: 40 * 1024 * 1024, bytesPerSecond: 16 * 1024 * 1024 },
 });

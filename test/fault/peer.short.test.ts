@@ -17,9 +17,10 @@ describeFaults('a peer that is killed', () => {
     rig = await Rig.start();
     const idle = await used(rig);
     const download = await used(rig);
-    void download.far.send(512 * MIB);
+    // Slow enough to be under way for as long as it takes.
+    void download.far.send(512 * MIB, { bytesPerSecond: 16 * MIB });
     const upload = await used(rig);
-    void upload.near.send(512 * MIB);
+    void upload.near.send(512 * MIB, { bytesPerSecond: 16 * MIB });
     await download.near.whenReceived(4 * MIB, 30_000);
     await upload.far.whenReceived(4 * MIB, 30_000);
     const mark = rig.mark;
@@ -37,6 +38,7 @@ describeFaults('a peer that is killed', () => {
       .filter(({ event, reason }) => event === 'channel.close' && reason !== 'eos')
       .map(({ reason }) => reason);
     expect(reasons).toEqual(['peer-restarted', 'peer-restarted', 'peer-restarted']);
+    expect(await rig.forward.event('resume', {}, mark)).toMatchObject({ resumed: 0, lost: 3 });
   }, 90_000);
 });
 
@@ -65,5 +67,5 @@ async function works130(one: Rig): Promise<void> {
   const askedAt = performance.now();
   one.forward.kill('SIGINT');
   expect(await one.forward.exited).toBe(130);
-  expect(performance.now() - askedAt).toBeLessThan(5_000);
+  expect(performance.now() - askedAt).toBeLessThan(2_000);
 }

@@ -1,12 +1,12 @@
 /** Big transfers over a path that keeps failing: every byte once, in order. */
-import { once } from 'node:events';
+import type { ChildProcess } from 'node:child_process';
 import { afterEach, expect, it } from 'vitest';
 import { describeFaults, lasting, say } from '../support/describe-faults.js';
 import type { Network } from '../support/netns.js';
 import type { Party } from '../support/party.js';
 import { Schedule } from '../support/random.js';
 import { Rig, type RigOptions } from '../support/rig.js';
-import { spawnRelay } from '../support/spawn-relay.js';
+import { throughRelay } from '../support/spawn-relay.js';
 
 const MIB = 1024 * 1024;
 const SEED = Number(process.env.FAULT_SEED ?? Math.floor(Math.random() * 2 ** 31));
@@ -113,14 +113,38 @@ describeFaults('transfers', () => {
     expectSame(near, far, 128 * MIB);
   }, 300_000);
 
-  it('a slow line (2 MB/s, 80 ms round trip) with cuts carries both ways', async () => {
-    let relay: Awaited<ReturnType<typeof spawnRelay>> | undefined;
+  it('a NAT that forgets the forward 5 times in mid-transfer stops nothing', async () => {
+    let nat: ChildProcess | undefined;
     const ticket = async (printed: string, network: Network) => {
-      const port = /addr=10\.77\.1\.2:(\d+)/.exec(printed)?.[1] as string;
-      relay = await spawnRelay(network, Number(port), { bytesPerSecond: 2_000_000, delayMs: 40 });
-      // No other way than the slow one.
-      await network.cut();
-      return printed.replace(/addr=10\.77\.1\.2:\d+/, `addr=${network.near.gateway}:${relay.port}`);
+      const led = await throughRelay(printed, network, { bytesPerSecond: 40_000_000, delayMs: 5 });
+      nat = led.child;
+      return led.ticket;
+    };
+    const { near, far } = await begin({ ticket });
+    const pace = { bytesPerSecond: 8 * MIB };
+    void near.send(96 * MIB, pace).then(() => near.finish());
+    void far.send(96 * MIB, pace).then(() => far.finish());
+    for (let changes = 0; changes < 5; changes += 1) {
+      await near.whenReceived(near.received + 8 * MIB, 60_000);
+      nat?.kill('SIGUSR2');
+      const at = near.received;
+      const changedAt = performance.now();
+      // More than can have been under way.
+      await near.whenReceived(at + 4 * MIB, 60_000);
+      say(`  through the new mapping ${seconds(changedAt)} s later`);
+    }
+    expect(await near.whenSeen(120_000)).toBe('end');
+    expect(await far.whenSeen(120_000)).toBe('end');
+    expectSame(near, far, 96 * MIB);
+    expectSame(far, near, 96 * MIB);
+  }, 300_000);
+
+  it('a slow line (2 MB/s, 80 ms round trip) with cuts carries both ways', async () => {
+    let relay: ChildProcess | undefined;
+    const ticket = async (printed: string, network: Network) => {
+      const led = await throughRelay(printed, network, { bytesPerSecond: 2_000_000, delayMs: 40 });
+      relay = led.child;
+      return led.ticket;
     };
     const { near, far } = await begin({ ticket });
     void near.send(24 * MIB).then(() => near.finish());
@@ -128,17 +152,14 @@ describeFaults('transfers', () => {
     for (const cutMs of [1_000, 7_000, 12_000]) {
       await near.whenReceived(near.received + 2 * MIB, 60_000);
       // Stopped, it carries nothing; its socket's buffer is small beside what is dropped.
-      relay?.child.kill('SIGSTOP');
+      relay?.kill('SIGSTOP');
       await lasting(cutMs);
-      relay?.child.kill('SIGCONT');
+      relay?.kill('SIGCONT');
     }
     expect(await near.whenSeen(120_000)).toBe('end');
     expect(await far.whenSeen(120_000)).toBe('end');
     expectSame(near, far, 24 * MIB);
     expectSame(far, near, 24 * MIB);
-    const child = relay?.child;
-    child?.kill('SIGKILL');
-    if (child && child.exitCode === null && child.signalCode === null) await once(child, 'exit');
   }, 240_000);
 });
 

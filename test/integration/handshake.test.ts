@@ -1,5 +1,5 @@
 /** HELLO both ways over a session: who is let in, who is not, and what each side learns. */
-import { describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { TunnelError } from '../../src/error.js';
 import { memorySessionPair } from '../../src/session/engines/memory.js';
 import { encodeFrame, FrameType } from '../../src/session/frame.js';
@@ -122,6 +122,88 @@ describe('the handshake', () => {
     );
     controller.abort();
     expect((await trying)?.code).toBe('ABORTED');
+  });
+});
+
+describe('a decision that a person makes', () => {
+  /** An acceptor that asks, and what it is answered. */
+  function asking(dial: Partial<Parameters<typeof dialHandshake>[1]> = {}) {
+    const { dialler, acceptor } = sessions();
+    let decide!: (grant: string | undefined) => void;
+    let ended: AbortSignal | undefined;
+    const near = dialHandshake(dialler, { identity: client, tokens: [], ...dial });
+    const far = acceptHandshake(
+      acceptor,
+      accepting({
+        admit: (_peer, _remote, deliberation) => {
+          ended = deliberation.begin();
+          return new Promise((resolve) => {
+            decide = resolve;
+          });
+        },
+      }),
+    );
+    near.catch(() => undefined);
+    far.catch(() => undefined);
+    return { dialler, acceptor, near, far, decide: (grant?: string) => decide(grant), ended: () => ended };
+  }
+
+  beforeEach(() => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
+  });
+  afterEach(() => {
+    expect(vi.getTimerCount()).toBe(0);
+    vi.useRealTimers();
+  });
+
+  /** With the clock standing still. */
+  async function until(condition: () => boolean): Promise<void> {
+    for (let turn = 0; turn < 1000 && !condition(); turn += 1) {
+      await vi.advanceTimersByTimeAsync(0);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(condition()).toBe(true);
+  }
+
+  it('may take minutes: the dialler is told once, and waits as long as it is told again', async () => {
+    const onPending = vi.fn();
+    const { dialler, near, far, decide } = asking({ onPending });
+    await until(() => onPending.mock.calls.length > 0);
+    for (let second = 0; second < 300; second += 5) await vi.advanceTimersByTimeAsync(5000);
+    expect(onPending).toHaveBeenCalledTimes(1);
+    decide('grant');
+    expect((await far).grant).toBe('grant');
+    expect((await near).peer).toBe(exposed.nodeId);
+    dialler.close();
+  });
+
+  it('is a denial when it is one', async () => {
+    const { near, far, decide, ended } = asking();
+    await until(() => ended() !== undefined);
+    decide(undefined);
+    expect((await failure(near))?.code).toBe('DENIED');
+    expect((await failure(far))?.code).toBe('DENIED');
+  });
+
+  it('is over when the dialler goes away', async () => {
+    const { dialler, far, ended, decide } = asking();
+    await until(() => ended() !== undefined);
+    dialler.close();
+    await until(() => ended()?.aborted === true);
+    decide('grant');
+    expect((await failure(far))?.code).toBe('SESSION_LOST');
+  });
+
+  it('is not waited for when nothing is heard of it any more', async () => {
+    const { dialler, acceptor } = sessions();
+    const near = failure(dialHandshake(dialler, { identity: client, tokens: [] }));
+    const { value: stream } = await acceptor.incomingBidirectionalStreams[Symbol.asyncIterator]().next();
+    await vi.advanceTimersByTimeAsync(14_000);
+    stream.write(null, encodeFrame(0, FrameType.PENDING, Buffer.alloc(0)));
+    await vi.advanceTimersByTimeAsync(14_000);
+    expect(await Promise.race([near, Promise.resolve('waits')])).toBe('waits');
+    await vi.advanceTimersByTimeAsync(1001);
+    expect((await near)?.code).toBe('TIMEOUT');
   });
 });
 

@@ -59,6 +59,7 @@ async function forwarding(options: { resumeTimeoutMs?: number } = {}) {
 }
 
 const closed = (event: TunnelEvent) => event.event === 'channel.close';
+const isResume = ({ event }: TunnelEvent) => event === 'resume';
 const isReconnecting = (event: TunnelEvent) => event.event === 'session' && event.state === 'reconnecting';
 
 describe('a connection whose sessions are cut again and again', () => {
@@ -129,7 +130,7 @@ describe('during an outage', () => {
     const accepted = new Promise<Socket>((resolve) => {
       onConnection = resolve;
     });
-    const { forward, seen, port } = await forwarding();
+    const { forward, events, seen, port } = await forwarding();
     const app = await dial(port);
     const service = await accepted;
     const ending = endOf(app);
@@ -141,6 +142,8 @@ describe('during an outage', () => {
     await eventually(async () => network.events.some(closed), 5000);
     network.up = true;
     expect(await ending).toBe('reset');
+    await seen(isResume);
+    expect(events.filter(isResume)).toMatchObject([{ resumed: 0, lost: 0 }]);
     await forward.close(0);
   });
 
@@ -191,6 +194,8 @@ describe('during an outage', () => {
       { reason: 'resume-expired' },
       { reason: 'resume-expired' },
     ]);
+    await seen(isResume);
+    expect(events.filter(isResume)).toMatchObject([{ resumed: 0, lost: 1 }]);
     await forward.close(0);
   });
 });

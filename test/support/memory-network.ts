@@ -3,15 +3,27 @@
 import { type MemoryPair, memorySessionPair } from '../../src/session/engines/memory.js';
 import { dialHandshake, type PeerSession } from '../../src/session/handshake.js';
 import { Identity } from '../../src/session/identity.js';
+import type { NodeId } from '../../src/session/node-id.js';
 import { AsyncQueue } from '../../src/session/queue.js';
 import type { Endpoint, Session } from '../../src/session/session.js';
 import type { Way } from '../../src/session/way.js';
 import type { TunnelEvent } from '../../src/tunnel/events.js';
-import { Expose } from '../../src/tunnel/expose.js';
+import { Expose, type ExposeOptions } from '../../src/tunnel/expose.js';
+import type { RightsSource } from '../../src/tunnel/policy.js';
+import type { Protocol, Service } from '../../src/tunnel/spec.js';
 import { tokenSource } from './token-source.js';
 
+export interface MemoryNetworkOptions extends Pick<ExposeOptions, 'resumeTimeoutMs' | 'limits' | 'rates'> {
+  /** Besides those of the network's own token. */
+  readonly rights?: readonly RightsSource[];
+  readonly identity?: Identity;
+  /** UDP services, by name. */
+  readonly udp?: Readonly<Record<string, number>>;
+  readonly ask?: boolean;
+}
+
 export class MemoryNetwork {
-  readonly identity = Identity.generate();
+  readonly identity: Identity;
   readonly client = Identity.generate();
   readonly events: TunnelEvent[] = [];
   readonly expose: Expose;
@@ -21,7 +33,8 @@ export class MemoryNetwork {
   /** Dials fail while it is down. */
   up = true;
 
-  constructor(ports: Readonly<Record<string, number>>, options: { readonly resumeTimeoutMs?: number } = {}) {
+  constructor(ports: Readonly<Record<string, number>>, options: MemoryNetworkOptions = {}) {
+    this.identity = options.identity ?? Identity.generate();
     const incoming = this.#incoming;
     const endpoint: Endpoint = {
       nodeId: this.identity.nodeId,
@@ -32,16 +45,15 @@ export class MemoryNetwork {
       networkChange: async () => undefined,
       close: async () => incoming.end(),
     };
+    const { udp, ...rest } = options;
     this.expose = new Expose({
+      ...rest,
       endpoints: [endpoint],
       identity: this.identity,
-      services: Object.entries(ports).map(([name, port]) => ({
-        name,
-        target: { kind: 'socket', protocol: 'tcp', host: '127.0.0.1', port },
-      })),
+      services: [...services('tcp', ports), ...services('udp', udp ?? {})],
       report: (event) => this.events.push(event),
-      rights: [tokenSource(this.token)],
-      ...options,
+      rights: [tokenSource(this.token), ...(options.rights ?? [])],
+      ask: options.ask ?? false,
     });
   }
 
@@ -60,8 +72,15 @@ export class MemoryNetwork {
   }
 
   /** An admitted session of `identity`. */
-  dial(identity: Identity = this.client): Promise<PeerSession> {
-    return dialHandshake(this.session(), { identity, tokens: [this.token] });
+  dial(identity: Identity = this.client, token: string = this.token): Promise<PeerSession> {
+    return dialHandshake(this.session(), { identity, tokens: [token] });
+  }
+
+  /** As `dial`, of one who claims an identity that is not its own. */
+  impostor(claimed: NodeId, token: string): Promise<PeerSession> {
+    const own = Identity.generate();
+    const identity = { nodeId: claimed, sign: (message: Uint8Array) => own.sign(message) } as Identity;
+    return dialHandshake(this.session(), { identity, tokens: [token] });
   }
 
   /** Breaks every session without a word. */
@@ -73,4 +92,11 @@ export class MemoryNetwork {
     await this.expose.close(0);
     this.cut();
   }
+}
+
+function services(protocol: Protocol, ports: Readonly<Record<string, number>>): readonly Service[] {
+  return Object.entries(ports).map(([name, port]) => ({
+    name,
+    target: { kind: 'socket', protocol, host: '127.0.0.1', port },
+  }));
 }

@@ -20,6 +20,12 @@ export interface RigOptions {
   readonly ticket?: (ticket: string, network: Network) => Promise<string>;
 }
 
+/** For networks that drop UDP: TCP all the way. */
+export const OVER_WEBTRANSPORT: RigOptions = {
+  exposeFlags: ['--webtransport', '10.77.1.2:4433'],
+  forwardFlags: ['--via', 'webtransport'],
+};
+
 /** The two applications of one connection. */
 export interface Pair {
   readonly id: number;
@@ -148,9 +154,9 @@ export class Rig {
     await this.expose.exited;
   }
 
-  /** Starts it again with the same files, so under the same key and on the same port. */
-  async restartExpose(): Promise<void> {
-    this.expose = this.far.start(...this.#exposeArgs);
+  /** Starts it again with the same files, so under the same key, and on the same port unless the flags say another. */
+  async restartExpose(...flags: string[]): Promise<void> {
+    this.expose = this.far.start(...this.#exposeArgs, ...flags);
     await this.expose.event('ready');
   }
 

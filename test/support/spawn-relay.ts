@@ -13,6 +13,20 @@ export interface RelayOptions {
   readonly delayMs: number;
 }
 
+/** A tunnel's only way: the ticket's address becomes the relay's, and there is no other way any more. */
+export async function throughRelay(
+  ticket: string,
+  network: Network,
+  options: RelayOptions,
+): Promise<{ child: ChildProcess; ticket: string }> {
+  const address = `${network.far.address}:`;
+  const port = new RegExp(`addr=${address.replaceAll('.', '\\.')}(\\d+)`).exec(ticket)?.[1] as string;
+  const relay = await spawnRelay(network, Number(port), options);
+  await network.cut();
+  const led = ticket.replace(`addr=${address}${port}`, `addr=${network.near.gateway}:${relay.port}`);
+  return { child: relay.child, ticket: led };
+}
+
 /** Leads from a port of the router to `port` of the far host. */
 export async function spawnRelay(
   { router, near, far }: Network,

@@ -24,10 +24,22 @@ export interface MachineOptions {
   readonly bind?: string;
   /** The limit of open files of its processes. */
   readonly openFiles?: number;
+  /** More of its processes' environment. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** What its processes read from stdin; nothing unless given. */
+  readonly input?: string;
+  /** The largest file its processes may write, in blocks of 512 bytes: beyond it writing fails, as on a full disk. */
+  readonly fileBlocks?: number;
   /** Makes the path of its home longer. */
   readonly folder?: string;
   /** How long to wait for an event or a line, milliseconds. */
   readonly eventTimeoutMs?: number;
+}
+
+export interface Finished {
+  readonly code: number | null;
+  readonly stdout: string;
+  readonly stderr: string;
 }
 
 /** A `TUNNEL_HOME` of its own, removed by `dispose`. */
@@ -57,14 +69,24 @@ export class Machine {
     return bind === 'any' ? ['--no-relay'] : ['--no-relay', '--bind', bind];
   }
 
+  /** As `start`, under other conditions. */
+  startUnder(options: MachineOptions, ...args: string[]): TunnelProcess {
+    return this.#spawn([...args, '--json', ...this.#network()], options);
+  }
+
   /** Starts `tunnel …` as given. */
   startAs(...args: string[]): TunnelProcess {
     return this.#spawn(args);
   }
 
   /** Runs `tunnel …` as given and waits for its end. */
-  async run(...args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
-    const child = this.#spawn(args);
+  run(...args: string[]): Promise<Finished> {
+    return this.runUnder({}, ...args);
+  }
+
+  /** As `run`, under other conditions. */
+  async runUnder(options: MachineOptions, ...args: string[]): Promise<Finished> {
+    const child = this.#spawn(args, options);
     const code = await child.exited;
     return { code, stdout: child.stdout, stderr: child.stderr };
   }
@@ -83,8 +105,8 @@ export class Machine {
     return { process, port };
   }
 
-  #spawn(args: string[]): TunnelProcess {
-    const process = new TunnelProcess(args, this.home, this.#options);
+  #spawn(args: string[], options: MachineOptions = {}): TunnelProcess {
+    const process = new TunnelProcess(args, this.home, { ...this.#options, ...options });
     this.#processes.add(process);
     return process;
   }
@@ -113,9 +135,12 @@ export class TunnelProcess {
     const [program, ...rest] = commandLine([process.execPath, RUN, ...args], options);
     this.#eventTimeoutMs = options.eventTimeoutMs ?? EVENT_TIMEOUT_MS;
     this.child = spawn(program as string, rest, {
-      env: { ...process.env, TUNNEL_HOME: home },
-      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...options.env, TUNNEL_HOME: home },
+      stdio: [options.input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
     });
+    // Left open: who gives a ticket need not end there.
+    this.child.stdin?.write(options.input ?? '');
+    this.child.stdin?.on('error', () => undefined);
     this.child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       this.stdout += text;
     });
@@ -200,10 +225,12 @@ export class TunnelProcess {
 }
 
 /** Both wrappers end by becoming the program, so that its pid and its signals are the child's. */
-function commandLine(command: string[], { namespace, openFiles }: MachineOptions): string[] {
+function commandLine(command: string[], { namespace, openFiles, fileBlocks }: MachineOptions): string[] {
+  const limits = [
+    ...(openFiles === undefined ? [] : [`ulimit -n ${openFiles}`]),
+    ...(fileBlocks === undefined ? [] : [`ulimit -f ${fileBlocks}`]),
+  ];
   const limited =
-    openFiles === undefined
-      ? command
-      : ['sh', '-c', 'ulimit -n "$0" && exec "$@"', String(openFiles), ...command];
+    limits.length === 0 ? command : ['sh', '-c', `${limits.join(' && ')} && exec "$0" "$@"`, ...command];
   return namespace === undefined ? limited : ['ip', 'netns', 'exec', namespace, ...limited];
 }

@@ -1,6 +1,7 @@
 // A slow line in user space: `udp-relay.js <listen ip> <target ip> <target port> <bytes/s> <delay ms>`
 // prints its port, and carries packets both ways at that rate, with that delay, dropping what would
-// wait longer than a quarter of a second.
+// wait longer than a quarter of a second. At SIGUSR2 it forgets who is who, as a NAT does: what comes next
+// leaves from another port.
 import { createSocket } from 'node:dgram';
 
 const [listenHost, targetHost, targetPort, rateText, delayText] = process.argv.slice(2);
@@ -36,6 +37,13 @@ outside.on('message', (message, from) => {
     clients.set(key, inside);
   }
   const socket = inside;
-  up(message.length, () => socket.send(message, Number(targetPort), targetHost));
+  up(message.length, () => {
+    // Forgotten while the packet was on the line.
+    if (clients.get(key) === socket) socket.send(message, Number(targetPort), targetHost);
+  });
+});
+process.on('SIGUSR2', () => {
+  for (const inside of clients.values()) inside.close();
+  clients.clear();
 });
 outside.bind(0, listenHost, () => console.log(outside.address().port));

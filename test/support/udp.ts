@@ -5,6 +5,7 @@ import { type MemoryOptions, type MemoryPair, memorySessionPair } from '../../sr
 import { acceptHandshake, dialHandshake } from '../../src/session/handshake.js';
 import { Identity } from '../../src/session/identity.js';
 import type { TunnelEvent } from '../../src/tunnel/events.js';
+import type { Rates } from '../../src/tunnel/rates.js';
 import type { Service } from '../../src/tunnel/spec.js';
 import { UdpEntries } from '../../src/tunnel/udp-entries.js';
 import { UdpExits } from '../../src/tunnel/udp-exits.js';
@@ -88,6 +89,7 @@ export interface UdpTunnelOptions {
   readonly idleMs?: number;
   readonly maxFlows?: number;
   readonly authorise?: (name: string) => Service | undefined;
+  readonly nearRates?: Rates;
 }
 
 /** Entries and exits joined by sessions in memory, which can be cut and made again. */
@@ -110,6 +112,7 @@ export class UdpTunnel {
       report: this.near.report,
       flows: { begin: () => ++this.#ids, end: () => undefined },
       onError: (error) => this.errors.push(error.code),
+      lanes: (service) => options.nearRates?.lanes(this.#server.nodeId, service),
       ...(options.idleMs === undefined ? {} : { idleMs: options.idleMs }),
       ...(options.maxFlows === undefined ? {} : { maxFlows: options.maxFlows }),
     });

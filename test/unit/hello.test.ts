@@ -14,6 +14,7 @@ const HELLO: Hello = {
   tokens: ['S3cretS3cretS3cretS3cr'],
   supported: ['resume'],
   required: [],
+  hosts: ['10.0.0.7', 'fe80::1'],
   services: [{ name: 'db', protocol: 'tcp' }],
 };
 
@@ -33,7 +34,7 @@ describe('a HELLO', () => {
   });
 
   it('may leave out what is optional', () => {
-    const { proof: _p, tokens: _t, services: _s, ...rest } = HELLO;
+    const { proof: _p, tokens: _t, services: _s, hosts: _h, ...rest } = HELLO;
     expect(decode(rest)).toEqual(rest);
   });
 

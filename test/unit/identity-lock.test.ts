@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -117,6 +117,23 @@ describe('the lock of an identity', () => {
     await (await lockIdentity(folder, 'default'))();
     expect(await readdir(folder)).toEqual([]);
   });
+
+  it.runIf(process.platform !== 'win32')(
+    'that is a link, to a file or to nothing, holds nobody up and harms nothing',
+    async () => {
+      await aLockFile();
+      const other = join(root, 'other');
+      await writeFile(other, 'of somebody else');
+      for (const target of [other, join(root, 'nowhere')]) {
+        await symlink(target, path);
+        await (await lockIdentity(folder, 'default'))();
+        expect(await readdir(folder)).toEqual([]);
+      }
+      expect(await readFile(other, 'utf8')).toBe('of somebody else');
+      expect(await readdir(root)).toEqual(['other', 'runtime']);
+    },
+    5000,
+  );
 
   it('is won by exactly one of many that want it at once', async () => {
     const results = await Promise.allSettled(

@@ -155,6 +155,16 @@ describe('an identity file that is there', () => {
     expect(await readdir(folder)).toEqual(['identities']);
   });
 
+  it.runIf(POSIX)('is looked at through a link: what it leads to must be private', async () => {
+    await mkdir(dirname(path), { recursive: true });
+    const elsewhere = join(folder, 'elsewhere.pem');
+    await writeFile(elsewhere, Identity.generate().toPem(), { mode: 0o644 });
+    await symlink(elsewhere, path);
+    expect((await rejected(loadIdentity(path))).code).toBe('BAD_IDENTITY');
+    await chmod(elsewhere, 0o600);
+    await expect(loadIdentity(path)).resolves.toMatchObject({ created: false });
+  });
+
   it.runIf(POSIX)('never hangs when it is a pipe', async () => {
     await mkdir(dirname(path), { recursive: true });
     await run('mkfifo', ['-m', '600', path]);

@@ -121,7 +121,7 @@ describe('the server', () => {
       session: pair.acceptor,
       mayMeasure: () => allowed.now,
     });
-    const [peer] = await Promise.all([
+    const [peer, { streams }] = await Promise.all([
       dialHandshake(pair.dialler, { identity: client, tokens: [] }),
       acceptHandshake(pair.acceptor, {
         identity: owner,
@@ -132,7 +132,7 @@ describe('the server', () => {
     ]);
     const refused: string[] = [];
     void (async () => {
-      for await (const stream of pair.acceptor.incomingBidirectionalStreams) {
+      for await (const stream of streams) {
         readPreamble(
           stream,
           (preamble) => {

@@ -22,11 +22,16 @@ import { type Native, quietly, translate } from './iroh-library.js';
 /** Bytes of one stream under way between the addon and this side. */
 const READ_BUDGET = 1024 * 1024;
 const MAX_QUEUED_DATAGRAM_BATCHES = 1024;
+const MAX_QUEUED_DATAGRAM_BYTES = 16 * 1024 * 1024;
+/** Until somebody asks for them: a peer that has not been admitted yet may send as much as any other. */
+const MAX_EARLY_DATAGRAM_BYTES = 256 * 1024;
 
 /** Who the addon's events are about, by its numbers. */
 export interface Routes {
   readonly connections: Map<number, IrohSession>;
   readonly streams: Map<number, IrohStream>;
+  /** Monotonic; when a session ended last. */
+  endedAt: number;
 }
 
 type PathListener = (path: SessionPath, previous: SessionPath, reason: PathReason) => void;
@@ -54,6 +59,10 @@ export class IrohSession implements Session {
   readonly #events: Routes;
   readonly #streams = new Set<IrohStream>();
   readonly #incomingDatagrams = new AsyncQueue<readonly Buffer[]>();
+  /** Bytes of each batch that waits. */
+  readonly #datagramSizes: number[] = [];
+  #datagramBytes = 0;
+  #datagramsWanted = false;
   readonly #pathListeners = new Set<PathListener>();
   readonly #resolveClosed: (info: CloseInfo) => void;
   heard = 0;
@@ -73,11 +82,17 @@ export class IrohSession implements Session {
     });
     this.#resolveClosed = resolve;
     const native = connection;
+    const incoming = {
+      [Symbol.asyncIterator]: () => {
+        this.#datagramsWanted = true;
+        return this.#incomingDatagrams[Symbol.asyncIterator]();
+      },
+    };
     this.datagrams = {
       get maxDatagramSize() {
         return native.maxDatagramSize();
       },
-      incoming: this.#incomingDatagrams,
+      incoming,
       send(datagrams) {
         try {
           return native.sendDatagrams(datagrams as Uint8Array[]);
@@ -175,8 +190,23 @@ export class IrohSession implements Session {
 
   onDatagrams(batch: readonly Buffer[]): void {
     this.heard += 1;
-    if (this.#incomingDatagrams.length >= MAX_QUEUED_DATAGRAM_BATCHES) this.#incomingDatagrams.shift();
     this.#incomingDatagrams.push(batch);
+    if (this.#incomingDatagrams.length > 0) this.#boundDatagrams(batch);
+  }
+
+  /** `batch` was not taken at once. Drops the oldest beyond the bounds. */
+  #boundDatagrams(batch: readonly Buffer[]): void {
+    const queue = this.#incomingDatagrams;
+    const sizes = this.#datagramSizes;
+    const size = batch.reduce((sum, { length }) => sum + length, 0);
+    sizes.push(size);
+    this.#datagramBytes += size;
+    const limit = this.#datagramsWanted ? MAX_QUEUED_DATAGRAM_BYTES : MAX_EARLY_DATAGRAM_BYTES;
+    for (;;) {
+      while (sizes.length > queue.length) this.#datagramBytes -= sizes.shift() as number;
+      if (queue.length <= MAX_QUEUED_DATAGRAM_BATCHES && this.#datagramBytes <= limit) return;
+      queue.shift();
+    }
   }
 
   onPath({ path: info, reason }: Native.PathChange): void {
@@ -201,6 +231,7 @@ export class IrohSession implements Session {
     // The last word on it: an endpoint that has closed knows nothing of its connections any more.
     quietly(() => this.stats());
     this.#ended = true;
+    this.#events.endedAt = performance.now();
     this.#events.connections.delete(this.#native.id);
     for (const stream of this.#streams) {
       this.#events.streams.delete(stream.id);

@@ -28,6 +28,10 @@ const IDLE_TIMEOUT_MS = 10_000;
 const KEEP_ALIVE_MS = 3_000;
 const DATAGRAM_BUFFER = 4 * 1024 * 1024;
 const DIAL_TIMEOUT_MS = 15_000;
+/** How long the end of sessions may take to reach their peers: the engine says it at once, and again when they ask. */
+const GOODBYE_MS = 1000;
+/** Where nobody is left who could hear it, or there is no time: until what was said is on its way. */
+const SHORT_GOODBYE_MS = 100;
 /** What nodes of this program call their service in mDNS, so that they find each other and no strangers. */
 const LAN_SERVICE = 'tunnel';
 
@@ -111,6 +115,8 @@ class Events implements Routes {
   readonly connections = new Map<number, IrohSession>();
   readonly streams = new Map<number, IrohStream>();
   readonly incoming = new AsyncQueue<Session>();
+  /** Monotonic; when a session ended last. */
+  endedAt = Number.NEGATIVE_INFINITY;
   readonly network = new NetworkState();
   readonly #kind: typeof Native.EventKind;
 
@@ -259,14 +265,30 @@ class BoundEndpoint implements IrohEndpoint {
     await this.#native.networkChange();
   }
 
-  async close(): Promise<void> {
+  async close({ signal }: { readonly signal?: AbortSignal } = {}): Promise<void> {
+    const { connections, endedAt } = this.#events;
+    const heard = connections.size > 0 || performance.now() - endedAt < GOODBYE_MS;
     this.#events.incoming.end();
-    await this.#native.close();
+    await goodbye(this.#native.close(), heard ? GOODBYE_MS : SHORT_GOODBYE_MS, signal);
     // CLOSED events may not be delivered any more once the endpoint is gone.
     for (const session of this.#events.connections.values()) {
       session.onClosed({ kind: 'local', code: 0, reason: '' });
     }
   }
+}
+
+/** Waits for the engine's own end, but not longer than that, and hardly any longer once the signal has fired. */
+async function goodbye(closing: Promise<void>, longestMs: number, signal?: AbortSignal): Promise<void> {
+  const timers: NodeJS.Timeout[] = [];
+  const late = new Promise<void>((resolve) => {
+    const hurry = () => timers.push(setTimeout(resolve, SHORT_GOODBYE_MS));
+    timers.push(setTimeout(resolve, longestMs));
+    if (signal?.aborted) hurry();
+    else signal?.addEventListener('abort', hurry, { once: true });
+  });
+  await Promise.race([closing, late]);
+  for (const timer of timers) clearTimeout(timer);
+  closing.catch(() => undefined);
 }
 
 /** Waits for a dial, but not longer than the signal or the timeout; a connection that comes later is let go. */

@@ -9,6 +9,7 @@
  * - Windows that may grow deadlock: `WINDOWS` are at their limit from the start.
  * - It reads on whether or not anyone takes the data: the mux's credits are what bounds memory.
  * - A certificate that a CA vouches for passes whatever its hash: `pinCertificate`.
+ * - A session that is destroyed while it connects lets its socket connect, and throws then: `pinCertificate`.
  * - What a peer sends can throw in its event handlers, which would end the process: `guardParser`.
  * - A server's close waits for its connections for ever: `ConnectionGuard`.
  * - It prints when it is imported: `importQuietly`.
@@ -191,14 +192,13 @@ async function dialHttp2(
  * of a certificate that a CA vouches for; here it is told of no hash, and `authorized` is ours to set.
  */
 function pinCertificate(http2: ClientHttp2Session, hash: string) {
-  let socket: TLSSocket | undefined;
   const pinned = {
     /** Undefined before the certificate has been seen. */
     matches: undefined as boolean | undefined,
-    destroy: () => socket?.destroy(),
+    /** Also while it is connecting, where the session would let it, and the library throw when it is. */
+    destroy: () => socket.destroy(),
   };
-  http2.socket.prependOnceListener('secureConnect', function (this: TLSSocket) {
-    socket = this;
+  const see = function (this: TLSSocket) {
     const seen = this.getPeerX509Certificate()?.fingerprint256.replaceAll(':', '').toLowerCase();
     pinned.matches = seen === hash;
     this.authorized = pinned.matches;
@@ -207,7 +207,9 @@ function pinCertificate(http2: ClientHttp2Session, hash: string) {
     // that it is not authorized; a destroyed one has none, and that would throw.
     http2.destroy();
     Object.defineProperty(http2, 'socket', { value: this });
-  });
+  };
+  // The session's `socket` stands for the true one, and refuses to be destroyed; this answers that one.
+  const socket = http2.socket.prependOnceListener('secureConnect', see);
   return pinned;
 }
 
