@@ -20,6 +20,8 @@ import { wait } from './wait.js';
 /** Of all peers together: a machine has one network. */
 const MAX_TESTS = 4;
 const FIGURES_MS = 200;
+/** How long one that was left may take to end. */
+const LEFT_MS = 1000;
 /** How long the caller may take to begin. */
 const START_TIMEOUT_MS = 10_000;
 /** What is under way when the sender stops still counts. */
@@ -33,7 +35,8 @@ export interface SpeedPeer {
 }
 
 export class SpeedServer {
-  readonly #running = new Set<NodeId>();
+  /** Each with what to call at its end. */
+  readonly #running = new Map<NodeId, Set<() => void>>();
   #lastTest = 0;
 
   /** What one session may do. */
@@ -41,19 +44,35 @@ export class SpeedServer {
     return new SpeedConnection(peer, this);
   }
 
-  /** Takes the peer's place; answers the number of the test. Throws RESOURCE_EXHAUSTED. */
-  begin(peer: NodeId): number {
+  /**
+   * Takes the peer's place; answers the number of the test. Waits a moment for one that is there: the
+   * caller may have left it just before. Throws RESOURCE_EXHAUSTED.
+   */
+  async begin(peer: NodeId, signal: AbortSignal): Promise<number> {
+    await this.#left(peer, signal);
     if (this.#running.has(peer))
       throw new TunnelError('RESOURCE_EXHAUSTED', 'a speed test of yours is running');
     if (this.#running.size >= MAX_TESTS)
       throw new TunnelError('RESOURCE_EXHAUSTED', 'others measure now; try again in a minute');
-    this.#running.add(peer);
+    this.#running.set(peer, new Set());
     this.#lastTest = (this.#lastTest % 0xffff_ffff) + 1;
     return this.#lastTest;
   }
 
   end(peer: NodeId): void {
+    const waiting = this.#running.get(peer) ?? [];
     this.#running.delete(peer);
+    for (const go of waiting) go();
+  }
+
+  async #left(peer: NodeId, signal: AbortSignal): Promise<void> {
+    const waiting = this.#running.get(peer);
+    if (!waiting) return;
+    const ended = new AbortController();
+    const go = () => ended.abort();
+    waiting.add(go);
+    await wait(LEFT_MS, AbortSignal.any([ended.signal, signal]));
+    waiting.delete(go);
   }
 }
 
@@ -90,7 +109,7 @@ export class SpeedConnection {
     const request = decodeRequest(payload);
     if (request.kind === 'datagram' && session.maxDatagramSize === 0)
       throw new TunnelError('UNIMPLEMENTED', 'this path carries no datagrams');
-    const id = this.#server.begin(peer);
+    const id = await this.#server.begin(peer, signal);
     const test = new ServedTest(id, request, session);
     this.#test = test;
     try {
