@@ -13,9 +13,12 @@ export function endOnFault(argv: readonly string[]): void {
       hint: 'start it again; with --log-level debug it says where, for a report',
       cause,
     });
-    reportFatal(error, argv.includes('--json'));
     const debug = argv.includes('--log-level=debug') || argv.join(' ').includes('--log-level debug');
-    if (debug && cause instanceof Error) process.stderr.write(`${cause.stack}\n`);
+    // When the terminal has been given back: what a dashboard's screen shows goes with it.
+    process.once('exit', () => {
+      reportFatal(error, argv.includes('--json'));
+      if (debug && cause instanceof Error) process.stderr.write(`${cause.stack}\n`);
+    });
     process.exit(exitCode(error.code));
   });
 }
