@@ -11,9 +11,8 @@ export default defineConfig({
         test: {
           name: 'tests',
           include: ['test/**/*.test.{ts,tsx}'],
-          // The long ones take minutes: `npm run test:faults`.
-          exclude: [...configDefaults.exclude, 'test/fault/**'],
-          // Real processes and sockets on two cores: files one after another, so that each test has the machine.
+          exclude: [...configDefaults.exclude, 'test/e2e/**', 'test/fault/**'],
+          // Real sockets on two cores: files one after another, so that each test has the machine.
           fileParallelism: false,
           sequence: { groupOrder: 0 },
         },
@@ -21,11 +20,22 @@ export default defineConfig({
       {
         extends: true,
         test: {
+          name: 'programs',
+          include: ['test/e2e/**/*.test.ts'],
+          // Half of their time they wait for a process to start or a time to pass.
+          maxWorkers: 2,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      {
+        extends: true,
+        test: {
           name: 'faults',
+          // The long ones take minutes: `npm run test:faults`.
           include: ['test/fault/**/*.short.test.ts'],
           // They wait for their faults to pass most of the time, and have networks of their own.
           maxWorkers: 4,
-          sequence: { groupOrder: 1 },
+          sequence: { groupOrder: 2 },
         },
       },
     ],

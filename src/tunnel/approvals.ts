@@ -6,13 +6,11 @@ import { TunnelError } from '../error.js';
 import type { ServiceInfo } from '../session/hello.js';
 import type { NodeId } from '../session/node-id.js';
 import type { ApprovalDecision, Report } from './events.js';
+import { LIMITS } from './limits.js';
 import type { Held, Presented, RightsSource, ServiceSet } from './policy.js';
 import { RateLimit } from './rate-limit.js';
 import type { Approval } from './status.js';
 
-const MAX_PENDING = 64;
-/** Different questions of one peer: it must not take the place of others. */
-const MAX_PENDING_PER_PEER = 4;
 /** Sessions that wait for the same answer. */
 const MAX_SESSIONS = 16;
 const TIMEOUT_MS = 5 * 60_000;
@@ -29,6 +27,11 @@ export interface ApprovalsOptions {
   readonly services: readonly ServiceInfo[];
   readonly timeoutMs?: number;
   readonly maxPending?: number;
+}
+
+/** The host of `ip:port`; undefined for a relay's URL. */
+function hostOf(from: string): string | undefined {
+  return from.includes('://') ? undefined : /^(.*):\d+$/.exec(from)?.[1];
 }
 
 export interface Question {
@@ -163,9 +166,18 @@ export class Approvals implements RightsSource {
 
   #begin(key: string, { presented, from }: Question): Pending {
     const { peer, wants } = presented;
-    const { maxPending = MAX_PENDING, timeoutMs = TIMEOUT_MS, services } = this.#options;
-    const ofPeer = [...this.#pending.values()].filter((one) => one.peer === peer).length;
-    if (this.#pending.size >= maxPending || ofPeer >= MAX_PENDING_PER_PEER)
+    const { maxPending = LIMITS.approvals, timeoutMs = TIMEOUT_MS, services } = this.#options;
+    const pendings = [...this.#pending.values()];
+    const ofPeer = pendings.filter((one) => one.peer === peer).length;
+    const address = hostOf(from);
+    // Behind a relay everybody has its address.
+    const ofAddress =
+      address === undefined ? 0 : pendings.filter((one) => hostOf(one.approval.from) === address).length;
+    if (
+      this.#pending.size >= maxPending ||
+      ofPeer >= LIMITS.approvalsPerPeer ||
+      ofAddress >= LIMITS.approvalsPerAddress
+    )
       throw new TunnelError('LIMIT', 'too many wait for approval already; try again later');
     this.#lastId += 1;
     const asks = wants ?? services;

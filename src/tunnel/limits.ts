@@ -28,10 +28,10 @@ export interface Limits {
   /** UDP flows of one identity, over all its processes, and of all: each has a file descriptor. */
   readonly flowsPerPeer: number;
   readonly flows: number;
-  /** Peers that wait for a person's decision: of one address, and of all; and for how long, milliseconds. */
+  /** Questions that wait for a person: of one peer, from one address (a new key costs nothing), and of all. */
+  readonly approvalsPerPeer: number;
   readonly approvalsPerAddress: number;
   readonly approvals: number;
-  readonly approvalTimeoutMs: number;
 }
 
 export const LIMITS: Limits = {
@@ -50,9 +50,9 @@ export const LIMITS: Limits = {
   channels: 16_384,
   flowsPerPeer: 4096,
   flows: 8192,
-  approvalsPerAddress: 4,
+  approvalsPerPeer: 4,
+  approvalsPerAddress: 16,
   approvals: 64,
-  approvalTimeoutMs: 120_000,
 };
 
 /** What was turned away since the start, by what it ran into. */

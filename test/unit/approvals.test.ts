@@ -36,15 +36,17 @@ function question(
     wants,
     instanceId = '1',
     signal = new AbortController().signal,
+    from = '192.0.2.7:1',
   }: {
     readonly wants?: readonly ServiceInfo[];
     readonly instanceId?: string;
     readonly signal?: AbortSignal;
+    readonly from?: string;
   } = {},
 ) {
   return {
     presented: { peer: peer(digit), instanceId, tokens: [], ...(wants ? { wants } : {}) },
-    from: '192.0.2.7:1',
+    from,
     signal,
     settled: () => undefined,
   };
@@ -142,6 +144,18 @@ describe('approvals', () => {
     void all.ask(question('c'));
     expect(all.list()).toHaveLength(6);
     expect(() => all.ask(question('d'))).toThrow(limit);
+    all.close();
+  });
+
+  it('are bounded by address, since keys cost nothing; but not behind a relay', () => {
+    const { all } = approvals();
+    const keys = [...'0123456789abcdef'];
+    for (const key of keys) void all.ask(question(key, { from: `192.0.2.7:${key.charCodeAt(0)}` }));
+    const other = (from: string) => () => void all.ask(question('f', { wants: [DB], from }));
+    expect(other('192.0.2.7:9')).toThrow(expect.objectContaining({ code: 'LIMIT' }));
+    expect(other('192.0.2.8:9')).not.toThrow();
+    for (const key of keys) void all.ask(question(key, { wants: [WEB], from: 'https://relay.test/' }));
+    expect(all.list()).toHaveLength(33);
     all.close();
   });
 
