@@ -5,7 +5,7 @@ import { Identity } from '../session/identity.js';
 import type { Ticket, WebTransportHint } from '../session/ticket.js';
 import type { Way } from '../session/way.js';
 import type { FactsSource } from '../tunnel/relayed.js';
-import { factsOf } from './network-facts.js';
+import { DialEndpoint } from './dial-endpoint.js';
 import { bindEndpoint, type DialFlags } from './network-flags.js';
 
 /** How long iroh has before WebTransport is tried beside it: enough for any network that lets UDP through. */
@@ -46,18 +46,20 @@ export async function openWays(identity: Identity, ticket: Ticket, flags: DialFl
     };
   }
   // A key of its own for the endpoint: several forwards and an expose of one identity run side by side.
-  const endpoint = await bindEndpoint(Identity.generate(), flags, { vouchedBy: identity });
+  const endpoint = await DialEndpoint.open(() =>
+    bindEndpoint(Identity.generate(), flags, { vouchedBy: identity }),
+  );
   const iroh: Way = {
     name: 'iroh',
     delayMs: 0,
-    connect: (signal) => endpoint.connect(ticket.nodeId, addresses, { signal }),
+    connect: (signal) => endpoint.connect(ticket.nodeId, addresses, signal),
   };
   return {
     ways: [iroh, ...webTransportWays(identity, ticket, hints, IROH_HEAD_START_MS)],
     addresses,
-    facts: factsOf(endpoint),
+    facts: endpoint.facts,
     networkChange: () => endpoint.networkChange(),
-    close: (signal) => endpoint.close(signal ? { signal } : {}),
+    close: (signal) => endpoint.close(signal),
   };
 }
 

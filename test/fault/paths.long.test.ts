@@ -163,10 +163,23 @@ describeFaults('paths', { timeout: 180_000 }, () => {
     expect(forward.events.filter(({ state }) => state === 'reconnecting')).toEqual([]);
   });
 
-  // With its relay dead, the exposing node moves to the other one within seconds, and a new process reaches it
-  // there. The endpoint that had the session keeps sending to the dead relay alone, whatever addresses a dial
-  // names, for as long as it lives.
-  it.todo('a relayed transfer goes on over the second relay when its own is killed for good');
+  it('a relayed transfer goes on over the second relay when its own is killed for good', async () => {
+    await nats('symmetric', 'symmetric');
+    await startRelays();
+    const { near, port } = await connect();
+    const { stdout } = await near.run('status', '--json');
+    const used = URLS.findIndex((url) => stdout.includes(`"remote":"${url}`));
+    expect(used).toBeGreaterThanOrEqual(0);
+    await transfer(port, 96 * MIB, async (app) => {
+      await app.whenReceived(2 * MIB, EVENT_MS);
+      const startedAt = performance.now();
+      relays[used]?.kill('SIGKILL');
+      const before = app.received;
+      await app.until('a MiB over the second relay', 120_000, () => app.received > before + MIB);
+      say(`a MiB more ${Math.round(performance.now() - startedAt)} ms after the relay was killed`);
+    });
+  });
+
   // Not built here: an IPv6-only site (the topology has IPv4 alone).
   it.todo('a node with IPv6 only and one with both reach each other');
 
