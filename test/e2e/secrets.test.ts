@@ -33,6 +33,11 @@ function tokenForms(ticket: string): readonly string[] {
   return forms(Buffer.from(parseTicket(ticket).token as string, 'base64url'));
 }
 
+/** Another token. */
+function altered(ticket: string): string {
+  return ticket.replace(/token=(.)/, (_whole, first: string) => `token=${first === '_' ? '-' : '_'}`);
+}
+
 function keyForms(machine: Machine): readonly string[] {
   const folder = join(machine.home, 'config', 'tunnel', 'identities');
   return readdirSync(folder).flatMap((name) => {
@@ -98,17 +103,19 @@ describe('secrets', () => {
       join(here.home, 'create.log'),
     );
     const once = (await made.event('ticket')).ticket as string;
-    const forwards = [
-      there.start('forward', own, '0:echo', '0:dns/udp', ...log, join(there.home, 'argv.log')),
-      there.startUnder({ input: `${once}\n` }, 'forward', '-', '0:echo', '--log-level', 'debug'),
-      // Denied, cut, and with something in front: what is wrong with it is told, not what it is.
-      there.start('forward', own.replace(/token=./, 'token=_'), '0:echo', '--log-level', 'debug'),
+    // Denied, cut, and with something in front: what is wrong with it is told, not what it is.
+    const wrong = [
+      there.start('forward', altered(own), '0:echo', '--log-level', 'debug'),
       there.start('forward', `${own}x`, '0:echo', '--log-level', 'debug'),
       there.start('forward', `x${own}`, '0:echo', '--log-level', 'debug'),
       there.start('expose', own, '--log-level', 'debug'),
       there.start('services', own, '--log-level', 'debug', '--bind', own),
     ];
-    const [first, second, ...wrong] = forwards as [TunnelProcess, TunnelProcess, ...TunnelProcess[]];
+    // Before one of them is paired: from then on its identity needs no ticket.
+    for (const process of wrong) expect(await process.exited).not.toBe(0);
+    const first = there.start('forward', own, '0:echo', '0:dns/udp', ...log, join(there.home, 'argv.log'));
+    const second = there.startUnder({ input: `${once}\n` }, 'forward', '-', '0:echo', '--log-level', 'debug');
+    const forwards = [first, second, ...wrong];
     for (const forward of [first, second]) {
       await forward.event('session', { state: 'connected' });
       const app = await dial(await forward.listeningPort());
@@ -117,9 +124,8 @@ describe('secrets', () => {
       app.destroy();
       await forward.event('channel.close');
     }
-    for (const process of wrong) expect(await process.exited).not.toBe(0);
     const secrets = [...tokenForms(own), ...tokenForms(once), ...keyForms(here), ...keyForms(there)];
-    const altered = tokenForms(own.replace(/token=./, 'token=_'));
+    const alteredForms = tokenForms(altered(own));
 
     for (const [machine, process] of [
       [here, expose],
@@ -148,7 +154,11 @@ describe('secrets', () => {
       expect(await process.exited).toBe(0);
     }
     for (const process of [expose, made, ...forwards])
-      expectNone([...secrets, ...altered], said(process), `what ${process.child.spawnargs.slice(2, 4)} said`);
+      expectNone(
+        [...secrets, ...alteredForms],
+        said(process),
+        `what ${process.child.spawnargs.slice(2, 4)} said`,
+      );
     const logs = [...files(here.home), ...files(there.home)].filter((path) => path.endsWith('.log'));
     expect(logs.map((path) => path.replace(/.*\//, '')).sort()).toEqual([
       'argv.log',
