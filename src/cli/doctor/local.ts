@@ -3,7 +3,7 @@
 import type { IrohEndpoint, NearbyNode } from '../../session/engines/iroh-network.js';
 import { Identity } from '../../session/identity.js';
 import { descriptorLimit } from '../../tunnel/descriptors.js';
-import { bindEndpoint, type NetworkFlags } from '../network-flags.js';
+import { bindEndpoint, lanOff, type NetworkFlags } from '../network-flags.js';
 import type { Paths } from '../paths.js';
 import { type Check, failed, skipped } from './check.js';
 import { fileChecks } from './files.js';
@@ -157,11 +157,7 @@ async function mdns(
   endpoint: IrohEndpoint | undefined,
   addresses: readonly string[],
 ): Promise<Check> {
-  const off = !flags.lan
-    ? '--no-lan'
-    : flags.bind !== undefined && /^(127\.|\[?::1)/.test(flags.bind)
-      ? 'bound to this machine alone'
-      : undefined;
+  const off = lanOff(flags);
   if (!endpoint) return skipped('mdns', 'there is no endpoint to look with');
   if (off !== undefined) return checkMdns({ off, startError: undefined, multicast: [], nearby: [] });
   const [multicast] = await Promise.all([
