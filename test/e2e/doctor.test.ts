@@ -18,6 +18,7 @@ const UNIX = process.platform !== 'win32';
 const LOCAL = [
   'node',
   'addon',
+  'webtransport',
   'keys',
   'peers-book',
   'tickets',

@@ -36,7 +36,7 @@ import {
   checkPing,
   checkReach,
 } from '../../src/cli/doctor/peer.js';
-import { checkAddon, checkNode } from '../../src/cli/doctor/program.js';
+import { checkAddon, checkNode, checkWebTransport } from '../../src/cli/doctor/program.js';
 import { probeQuic } from '../../src/cli/doctor/quic-probe.js';
 import {
   checkBuffers,
@@ -91,6 +91,10 @@ describe('a line', () => {
     ]);
   });
 
+  it('never passes on what a terminal would obey', () => {
+    expect(checkLines(problem('x', 'a\u001b[2J', 'b\u0007', 'network')).join()).not.toMatch(/\p{Cc}/u);
+  });
+
   it('counts, and the first problem gives the exit code', () => {
     expect(summaryLine(checks)).toBe('4 checks, 1 problem');
     expect(summaryLine(checks.slice(0, 3))).toBe('3 checks, no problem');
@@ -129,6 +133,14 @@ describe('the program', () => {
       throw new TunnelError('ENGINE_UNAVAILABLE', 'There is no prebuilt iroh engine', { hint: 'build it' });
     });
     expect([verdict(missing), missing.fix]).toEqual([71, 'build it']);
+  });
+
+  it('says how WebTransport can be had', async () => {
+    expect((await checkWebTransport(async () => ({ http3: false }))).detail).toBe('by HTTP/2');
+    const broken = await checkWebTransport(async () => {
+      throw new TunnelError('ENGINE_UNAVAILABLE', 'it cannot be loaded');
+    });
+    expect([verdict(broken), broken.fix]).toEqual([71, 'run: npm ci']);
   });
 });
 

@@ -1,5 +1,6 @@
 /** One line of `tunnel doctor`, and what it is made of. */
 import { toTunnelError } from '../../error.js';
+import { printable } from '../../session/frame.js';
 import { EXIT_CANNOT_BIND, EXIT_CONFIG, EXIT_OS, EXIT_UNREACHABLE, exitCode } from '../exit-codes.js';
 
 export interface Check {
@@ -49,14 +50,15 @@ export function checkJson({ name, ok, detail, fix }: Check): { event: 'check' } 
 
 const NAME_WIDTH = 16;
 
+/** What people get. A relay's or a peer's own words may be in it. */
 export function checkLines({ name, ok, detail, fix }: Check): readonly string[] {
   const isSkipped = ok && detail.startsWith(SKIPPED);
   const word = ok ? (isSkipped ? 'skipped' : 'ok') : 'problem';
   const text = isSkipped ? detail.slice(SKIPPED.length) : detail;
   const indent = ' '.repeat(8 + 1 + NAME_WIDTH + 1);
   return [
-    `${word.padEnd(8)} ${name.padEnd(NAME_WIDTH)} ${text}`,
-    ...(fix === undefined ? [] : [`${indent}${ok ? 'better' : 'fix'}: ${fix}`]),
+    `${word.padEnd(8)} ${name.padEnd(NAME_WIDTH)} ${printable(text)}`,
+    ...(fix === undefined ? [] : [`${indent}${ok ? 'better' : 'fix'}: ${printable(fix)}`]),
   ];
 }
 

@@ -1,12 +1,17 @@
 /** The program itself: Node and the addon. */
 import { readFile } from 'node:fs/promises';
 import { type AddonBuild, addonBuild } from '../../session/engines/iroh-library.js';
+import { loadLibrary } from '../../session/engines/webtransport-library.js';
 import { type Check, failed, fine, problem } from './check.js';
 
-export async function programChecks(): Promise<readonly [Check, Check]> {
+export async function programChecks(): Promise<readonly Check[]> {
   const text = await readFile(new URL('../../../package.json', import.meta.url), 'utf8');
   const { engines } = JSON.parse(text) as { readonly engines: { readonly node: string } };
-  return [checkNode(process.versions.node, engines.node), await checkAddon(addonBuild)];
+  return [
+    checkNode(process.versions.node, engines.node),
+    await checkAddon(addonBuild),
+    await checkWebTransport(loadLibrary),
+  ];
 }
 
 /** `range` as in package.json: `^20.20.0 || >=24`. */
@@ -33,5 +38,15 @@ export async function checkAddon(build: () => Promise<AddonBuild>): Promise<Chec
     return fine('addon', `${version} with iroh ${iroh}, built for ${target}`);
   } catch (error) {
     return failed('addon', error, 'run: npm run build:native');
+  }
+}
+
+/** The other engine, for networks that drop UDP. */
+export async function checkWebTransport(load: () => Promise<{ readonly http3: boolean }>): Promise<Check> {
+  try {
+    const { http3 } = await load();
+    return fine('webtransport', http3 ? 'by HTTP/3 and HTTP/2' : 'by HTTP/2');
+  } catch (error) {
+    return failed('webtransport', error, 'run: npm ci');
   }
 }
