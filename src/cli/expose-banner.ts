@@ -10,6 +10,8 @@ export interface BannerFacts {
   readonly services: readonly Service[];
   readonly ticket: string;
   readonly access: Access;
+  /** The name that everybody on the local network sees. */
+  readonly announced?: string | undefined;
 }
 
 export function exposeBanner({
@@ -19,12 +21,9 @@ export function exposeBanner({
   services,
   ticket,
   access,
+  announced,
 }: BannerFacts): readonly string[] {
-  const specs = services
-    .map(({ name, target }) =>
-      suggestedSpec(name, target.protocol, target.kind === 'unix' ? undefined : target.port),
-    )
-    .join(' ');
+  const specs = suggestedSpecs(services).join(' ');
   return [
     `node      ${nodeId}`,
     `identity  ${identityName} (${created ? 'new' : 'saved'})`,
@@ -33,6 +32,9 @@ export function exposeBanner({
         `${index === 0 ? 'offers  ' : '        '}  ${name} → ${formatTarget(target)}${target.protocol === 'udp' ? ' (UDP)' : ''}`,
     ),
     ...accessLines(access).map((line, index) => `${index === 0 ? 'allows    ' : '          '}${line}`),
+    ...(announced === undefined
+      ? []
+      : [`shown     as '${announced}', with what it offers, to everybody on the local network`]),
     '',
     'On the other machine run:',
     '',
@@ -44,6 +46,18 @@ export function exposeBanner({
 /** Exactly what to run on the other machine. */
 export function forwardLine(ticket: string, specs: string): string {
   return `${programName()} forward '${ticket}' ${specs}`;
+}
+
+/** As `forwardLine`, for a peer without a ticket. */
+export function plainForwardLine(nodeId: string, specs: readonly string[]): string {
+  return `${programName()} forward ${nodeId} ${specs.length === 0 ? '<service>' : specs.join(' ')}`;
+}
+
+/** What a forward of all of them is told. */
+export function suggestedSpecs(services: readonly Service[]): readonly string[] {
+  return services.map(({ name, target }) =>
+    suggestedSpec(name, target.protocol, target.kind === 'unix' ? undefined : target.port),
+  );
 }
 
 /** The spec that listens on the port the service has here; without one, on any. */

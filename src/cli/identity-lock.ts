@@ -39,6 +39,15 @@ export async function lockIdentity(runtimeFolder: string, name: string): Promise
   }
 }
 
+/** Who holds it: a pid, `stale` where a dead process left it behind, undefined where it is free. Changes nothing. */
+export async function lockHolder(runtimeFolder: string, name: string): Promise<number | 'stale' | undefined> {
+  const path = join(runtimeFolder, `${name}.lock`);
+  const stat = await lstat(path).catch(() => undefined);
+  if (!stat) return undefined;
+  const holder = stat.isFile() ? parseHolder(await readFile(path, 'utf8').catch(() => '')) : undefined;
+  return holder && (await isAlive(holder)) ? holder.pid : 'stale';
+}
+
 /** Returns when the lock at `path` was stale and is gone; throws when it is held. */
 async function takeOverStale(path: string, name: string): Promise<void> {
   const stat = await lstat(path).catch(() => undefined);

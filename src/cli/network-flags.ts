@@ -99,6 +99,8 @@ export interface EndpointOptions {
   readonly portFile?: string;
   /** Be found on the local network by the node ID. */
   readonly announce?: boolean;
+  /** What it shows of itself there, to everybody. */
+  readonly lanName?: string | undefined;
   /** Whose guest an endpoint with a key of its own is at relays. */
   readonly vouchedBy?: Identity;
 }
@@ -107,7 +109,7 @@ export interface EndpointOptions {
 export async function bindEndpoint(
   identity: Identity,
   flags: NetworkFlags,
-  { portFile, announce = false, vouchedBy }: EndpointOptions = {},
+  { portFile, announce = false, lanName, vouchedBy }: EndpointOptions = {},
 ): Promise<IrohEndpoint> {
   const { bindIroh } = await import('../session/engines/iroh.js');
   const relayRoots = await extraRoots();
@@ -118,7 +120,7 @@ export async function bindEndpoint(
       relay: flags['no-relay'] ? 'none' : relays(flags.relay),
       addressLookup: !flags['no-relay'],
       // Nothing on the network reaches a loopback address.
-      ...(flags.lan && !bind.some(isLoopback) ? { lan: { announce } } : {}),
+      ...(flags.lan && !bind.some(isLoopback) ? { lan: { announce, name: lanName } } : {}),
       // Where there is no relay to name, the addresses are all there is to publish.
       ...(flags.dht ? { dht: { publish: flags['no-relay'] ? 'addresses' : 'relay' } as const } : {}),
       ...(vouchedBy ? { vouchedBy } : {}),
@@ -188,7 +190,15 @@ function relays(urls: readonly string[] | undefined): 'default' | readonly strin
 }
 
 function isLoopback(address: string): boolean {
-  return address.startsWith('127.') || address.startsWith('[::1]');
+  return /^(?:127\.|\[?::1(?:\]|$))/.test(address);
+}
+
+/** Why nobody on the local network is looked for, nor finds this node; undefined where they do. */
+export function lanOff({ lan, bind }: Pick<NetworkFlags, 'lan' | 'bind'>): string | undefined {
+  if (!lan) return '--no-lan';
+  return bind !== undefined && isLoopback(bind)
+    ? `bound to ${bind}, which nothing on the network reaches`
+    : undefined;
 }
 
 function bindHost(text: string): string {

@@ -102,7 +102,15 @@ export async function readStatus(
   query: ChannelQuery = EVERY_CHANNEL,
 ): Promise<readonly StatusSnapshot[]> {
   await removeStale(folder);
-  const pids = await listSockets(folder);
+  return askProcesses(folder, await listSockets(folder), query);
+}
+
+/** As `readStatus`, of these processes. */
+export async function askProcesses(
+  folder: string,
+  pids: readonly number[],
+  query: ChannelQuery,
+): Promise<readonly StatusSnapshot[]> {
   const answers = await Promise.all(
     pids.map(async (pid) => {
       const connection = new StatusConnection(socketPath(folder, pid), {

@@ -1,13 +1,15 @@
 import { Args, Flags } from '@oclif/core';
+import { checkAnnouncedName, encodeAnnouncement, withAnnouncedName } from '../cli/announce.js';
 import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
-import { exposeBanner } from '../cli/expose-banner.js';
+import { exposeBanner, suggestedSpecs } from '../cli/expose-banner.js';
 import { ExposeRights, publicNotice } from '../cli/expose-rights.js';
 import { type ExposeTickets, openTickets, ticketFlags, ticketTerms } from '../cli/expose-tickets.js';
 import { lockIdentity } from '../cli/identity-lock.js';
 import { factsOf } from '../cli/network-facts.js';
 import {
   bindEndpoint,
+  lanOff,
   networkFlags,
   portFile,
   rateFlag,
@@ -21,11 +23,12 @@ import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import type { WebTransportListening } from '../cli/webtransport-listener.js';
 import { accessJson, peersByBook } from '../cli/who-may-connect.js';
+import { TunnelError } from '../error.js';
 import type { Identity } from '../session/identity.js';
 import type { NodeId } from '../session/node-id.js';
 import type { Endpoint } from '../session/session.js';
 import { formatTicket } from '../session/ticket.js';
-import { errorEvent } from '../tunnel/events.js';
+import { errorEvent, type TunnelEvent } from '../tunnel/events.js';
 import { LiveBook } from '../tunnel/peers-file.js';
 import { allowSource, publicSource } from '../tunnel/policy.js';
 import { parseRateRules, Rates } from '../tunnel/rates.js';
@@ -40,6 +43,7 @@ export default class ExposeCommand extends BaseCommand {
     '<%= config.bin %> expose web=localhost:3000 db=10.0.0.5:5432 docker=unix:/run/docker.sock',
     '<%= config.bin %> expose dns=udp:53 dns=tcp:53',
     '<%= config.bin %> expose 8080 --allow alice --ask',
+    '<%= config.bin %> expose 8080 --announce workshop',
   ];
   static override strict = false;
   static override args = { target: Args.string({ description: 'what to offer', required: true }) };
@@ -74,6 +78,11 @@ export default class ExposeCommand extends BaseCommand {
       default: '5m',
       helpValue: '<time>',
     }),
+    announce: Flags.string({
+      description:
+        "show this node, under a name (this machine's if left out) and with what it offers, to everybody on the local network ('tunnel peers nearby')",
+      helpValue: '[<name>]',
+    }),
     ...ticketFlags,
     webtransport: Flags.string({
       description: 'also listen here for peers whose network drops UDP (HTTP/2 or HTTP/3)',
@@ -82,9 +91,10 @@ export default class ExposeCommand extends BaseCommand {
   };
 
   async run(): Promise<void> {
-    const { flags, argv } = await this.parse(ExposeCommand);
+    const { flags, argv } = await this.parse(ExposeCommand, withAnnouncedName(this.argv));
     const output = this.output(flags);
     const services = parseTargets(argv as string[]);
+    const announced = announcement(flags);
     const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
     const approvalTimeoutMs = parseDuration(flags['ask-timeout'], '--ask-timeout', 1);
     const file = peersFile(this.paths);
@@ -134,8 +144,13 @@ export default class ExposeCommand extends BaseCommand {
       });
       const endpoint = await bindEndpoint(identity, flags, {
         portFile: portFile(this.paths.state, flags.identity),
+        // Found by who knows its ID in either case; a name is for all to see.
         announce: true,
+        ...(announced === undefined
+          ? {}
+          : { lanName: encodeAnnouncement(announced, suggestedSpecs(services)) }),
       });
+      const { lan: lanError } = endpoint.lookupErrors;
       const { Expose } = await import('../tunnel/expose.js');
       const listening =
         flags.webtransport === undefined
@@ -178,7 +193,7 @@ export default class ExposeCommand extends BaseCommand {
         allow: allowed.map((peer) => this.names.label(peer.nodeId)),
         book: peersByBook(rights.book.book, offered),
       };
-      const banner = exposeBanner({ nodeId, identityName, created, services, ticket, access });
+      const banner = exposeBanner({ nodeId, identityName, created, services, ticket, access, announced });
       output.print(
         {
           event: 'ready',
@@ -186,10 +201,12 @@ export default class ExposeCommand extends BaseCommand {
           ticket,
           services: offered,
           access: accessJson(access),
+          ...(announced === undefined ? {} : { announced }),
           pid: process.pid,
         },
         banner,
       );
+      if (announced !== undefined && lanError !== undefined) observation.report(notSeen(lanError));
       if (flags.public) observation.report(publicNotice(nodeId));
       await observation.start({ ...expose.source, reach }, banner);
       code = await serve(
@@ -216,6 +233,28 @@ export default class ExposeCommand extends BaseCommand {
       throw error;
     }
   }
+}
+
+/** Throws USAGE for a name that cannot be shown, or where nobody would see it. */
+function announcement(flags: {
+  readonly announce?: string | undefined;
+  readonly lan: boolean;
+  readonly bind?: string | undefined;
+}): string | undefined {
+  if (flags.announce === undefined) return undefined;
+  const name = checkAnnouncedName(flags.announce);
+  const off = lanOff(flags);
+  if (off === undefined) return name;
+  throw new TunnelError('USAGE', `nobody would see the name '${name}': ${off}`, {
+    hint: 'leave out --announce, or the other flag',
+  });
+}
+
+function notSeen(why: string): TunnelEvent {
+  const message = `nobody on the local network sees this node: ${why}`;
+  return errorEvent(
+    new TunnelError('OS_RESOURCE', message, { hint: "see the line 'mdns' of tunnel doctor" }),
+  );
 }
 
 /** Throws what `resolve` throws for a peer that cannot be found. */

@@ -198,4 +198,33 @@ describeFaults('paths', { timeout: 180_000 }, () => {
       forward.events.filter(({ event, reason }) => event === 'channel.close' && reason !== 'eos'),
     ).toEqual([]);
   });
+
+  it.each<[NatKind, boolean, string | undefined]>([
+    ['none', false, undefined],
+    ['port-restricted', false, undefined],
+    ['symmetric', false, 'nat'],
+    ['port-restricted', true, 'udp-out'],
+  ])('doctor knows a network with NAT %s, UDP dropped: %s', async (kind, dropped, name) => {
+    await startRelays();
+    await topology.left.nat(kind);
+    await topology.left.dropUdp(dropped);
+    const here = machine(topology.left.host.namespace);
+    const { code, stdout } = await here.run('doctor', '--json', '--no-lan', ...relayFlags());
+    const checks = stdout
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { name: string; ok: boolean; detail: string });
+    say(checks.map((check) => `${check.ok ? 'ok' : 'problem'} ${check.name} ${check.detail}`).join('\n'));
+    expect(checks.filter(({ ok }) => !ok).map((check) => check.name)).toEqual(
+      name === undefined ? [] : [name],
+    );
+    expect(code).toBe(name === undefined ? 0 : 69);
+    const detail = (of: string) => checks.find((check) => check.name === of)?.detail ?? '';
+    if (!dropped) {
+      const outside = kind === 'none' ? topology.left.host.address : topology.left.publicAddress;
+      expect(detail('udp-out')).toContain(`as ${outside}:`);
+    }
+    if (kind === 'none') expect(detail('nat')).toContain('none');
+    if (kind === 'port-restricted' && !dropped) expect(detail('nat')).toContain('one port for all');
+  });
 });

@@ -57,3 +57,10 @@ export function quietly(end: () => void): void {
     }
   }
 }
+
+export type AddonBuild = Readonly<ReturnType<typeof Native.buildInfo>>;
+
+/** What the addon is made of. Throws ENGINE_UNAVAILABLE. */
+export async function addonBuild(): Promise<AddonBuild> {
+  return (await loadAddon()).buildInfo();
+}
