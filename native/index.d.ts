@@ -7,6 +7,31 @@
  * `uv_async` handle per stream would cost the loop O(streams) on every wake-up.
  */
 
+/**
+ * What dials may cost before anybody knows who they are. An address is an IPv4 one, the /64 of an IPv6 one,
+ * or, behind a relay, the key. Where a dial may not go on, one of an address that has had its share is
+ * refused; others are asked to prove their address (QUIC's Retry), or left unanswered until their next try.
+ */
+export interface HandshakeLimits {
+  /** Of all. Once half of `burst` is used up, an address must be proven first. */
+  perSecond: number;
+  burst: number;
+  /** Of one address that is proven; what is done in the name of one that is not is counted apart. */
+  perSecondPerAddress: number;
+  burstPerAddress: number;
+  /**
+   * Beyond the others, for dials from where a connection comes from: its very IP address and port, proven,
+   * or its key behind a relay.
+   */
+  perSecondOfKnown: number;
+  burstOfKnown: number;
+  /** How old that connection must be. */
+  knownAfterMs: number;
+  /** Handshakes under way at once, and how long one may take. */
+  underWay: number;
+  timeoutMs: number;
+}
+
 /** How an endpoint is bound. Sizes are bytes, times milliseconds. */
 export interface EndpointOptions {
   /** Ed25519 seed, 32 bytes. Copied; the caller may wipe its own. */
@@ -48,6 +73,7 @@ export interface EndpointOptions {
   congestion: 'cubic' | 'bbr' | 'newreno';
   datagramReceiveBuffer: number;
   datagramSendBuffer: number;
+  handshakes: HandshakeLimits;
   /**
    * Called on the event loop with a flat array of `[kind, id, a, b]` quadruples, in the order the
    * events happened. Never called again once `close()` has resolved.
@@ -69,7 +95,7 @@ export interface EndpointOptions {
  * | DRAIN | stream | | everything `write` had left over is accepted now |
  * | DATAGRAMS | connection | `Buffer[]` | |
  * | PATH | connection | `PathChange`: another path is selected | |
- * | CLOSED | connection | `CloseInfo`; the last event of a connection and of all its streams | |
+ * | CLOSED | connection | `CloseInfo`; the last event of a connection and of all its streams. From then on asking them fails | |
  * | PATH_NOTICE | connection | `PathNotice`: a path was opened or closed | |
  * | NEARBY | 0 | `Nearby`: a node of the local network came, changed or went | |
  * | RELAYS | 0 | `HomeRelay[]`: the home relays changed, or whether they are connected | |

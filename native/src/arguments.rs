@@ -1,6 +1,6 @@
 //! What JavaScript passes in, checked.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use iroh::{EndpointAddr, PublicKey, address_lookup::UserData};
 use napi::{
@@ -11,9 +11,11 @@ use napi_derive::napi;
 
 use crate::{
     error::{Failure, Result},
+    gate::{Limits, Rate},
     js,
     options::{
-        Congestion, Dht, Lan, MAX_STREAMS, MAX_TIMEOUT_MS, MAX_WINDOW, Options, Relay, relay_url,
+        Congestion, Dht, Lan, MAX_HANDSHAKES, MAX_STREAMS, MAX_TIMEOUT_MS, MAX_WINDOW, Options,
+        Relay, relay_url,
     },
 };
 
@@ -63,6 +65,26 @@ pub fn options(object: &Object<'_>) -> Result<Options> {
         congestion,
         datagram_receive_buffer: js::whole(object, "datagramReceiveBuffer", MAX_WINDOW)?,
         datagram_send_buffer: js::whole(object, "datagramSendBuffer", MAX_WINDOW)?,
+        handshakes: handshakes(&js::property(object, "handshakes")?)?,
+    })
+}
+
+fn handshakes(object: &Object<'_>) -> Result<Limits> {
+    let number = |name| js::whole(object, name, MAX_HANDSHAKES);
+    let rate = |per_second, burst| -> Result<Rate> {
+        Ok(Rate {
+            per_second: number(per_second)? as f64,
+            burst: number(burst)? as f64,
+        })
+    };
+    let time = |name| js::whole(object, name, MAX_TIMEOUT_MS).map(Duration::from_millis);
+    Ok(Limits {
+        all: rate("perSecond", "burst")?,
+        per_address: rate("perSecondPerAddress", "burstPerAddress")?,
+        known: rate("perSecondOfKnown", "burstOfKnown")?,
+        known_after: time("knownAfterMs")?,
+        under_way: number("underWay")? as usize,
+        timeout: time("timeoutMs")?,
     })
 }
 

@@ -174,6 +174,10 @@ impl Batch<'_> {
                 let info = unsafe { ToNapiValue::to_napi_value(self.env, *info) }?;
                 self.push(kind::CLOSED, link.id, info);
             }
+            Event::Ended(link) => {
+                let _runtime = runtime::handle().enter();
+                link.release();
+            }
             Event::RelayEnded(reason) => {
                 let reason = js::string(self.env, &reason);
                 self.push(kind::RELAY_ENDED, 0, reason);

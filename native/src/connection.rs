@@ -9,12 +9,13 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt, future};
 use iroh::{
-    EndpointId,
+    EndpointId, TransportAddr,
     endpoint::{Connection as IrohConnection, ConnectionError, Side},
 };
 use napi::{
@@ -27,7 +28,9 @@ use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
 use crate::{
+    endpoint::canonical,
     error::{Code, Failure, Result, quic_code},
+    gate::Origin,
     js::{self, Arg},
     lock,
     path::{PathChange, PathInfo, PathNotice},
@@ -101,9 +104,10 @@ pub struct Link {
     pub queue: Arc<Queue>,
     pub ids: Arc<Ids>,
     pub tasks: TaskTracker,
+    pub since: Instant,
     remote_id: EndpointId,
     side: Side,
-    /// None once the endpoint has closed and given its sockets back.
+    /// None once the connection has ended, or the endpoint has closed and given its sockets back.
     conn: Mutex<Option<IrohConnection>>,
     /// What to take streams away from then.
     pairs: Mutex<HashMap<u64, Halves>>,
@@ -138,6 +142,7 @@ impl Link {
             queue,
             ids,
             tasks,
+            since: Instant::now(),
             remote_id: conn.remote_id(),
             side: conn.side(),
             conn: Mutex::new(Some(conn)),
@@ -179,6 +184,20 @@ impl Link {
         drop(conn);
     }
 
+    /// Where its peer is now; nowhere once it has ended.
+    pub fn origins(&self) -> Vec<Origin> {
+        let Ok(conn) = self.conn() else {
+            return Vec::new();
+        };
+        let paths = conn.paths();
+        let origins = paths.iter().filter_map(|path| match path.remote_addr() {
+            TransportAddr::Ip(address) => Some(Origin::Socket(canonical(*address))),
+            TransportAddr::Relay(_) => Some(Origin::Relayed(self.remote_id)),
+            _ => None,
+        });
+        origins.collect()
+    }
+
     /// Answers false where it is too late to read anything.
     pub fn add_reader(&self, reader: Arc<RecvHalf>) -> bool {
         let mut readers = lock(&self.readers);
@@ -194,7 +213,10 @@ impl Link {
     }
 
     /// Reads what every stream still holds; to be called right before CLOSED is handed over.
-    pub fn drain(&self, scratch: &mut Scratch, sink: &mut dyn Sink) {
+    ///
+    /// Once that has been seen, all that QUIC has of this connection is let go: JavaScript's handles may
+    /// stay for long, since its garbage collector does not know that tens of kilobytes hang on each.
+    pub fn drain(self: &Arc<Self>, scratch: &mut Scratch, sink: &mut dyn Sink) {
         let mut open: Vec<_> = {
             let mut readers = lock(&self.readers);
             readers.closed = true;
@@ -204,6 +226,7 @@ impl Link {
         for reader in open {
             reader.drain(scratch, sink);
         }
+        self.queue.push(Event::Ended(self.clone()));
     }
 
     pub fn datagrams_taken(&self) {

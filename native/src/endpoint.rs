@@ -2,18 +2,22 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use futures_util::{Stream, StreamExt};
+use futures_util::{
+    Stream, StreamExt,
+    future::{self, Either},
+};
 use iroh::{
     Endpoint as IrohEndpoint, EndpointAddr, EndpointId, TransportAddr, Watcher,
     address_lookup::MemoryLookup,
-    endpoint::{Connection as IrohConnection, Incoming},
+    endpoint::{ConnectingError, Connection as IrohConnection, Incoming},
 };
 use napi::{
     Env,
@@ -22,7 +26,7 @@ use napi::{
     threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
 };
 use napi_derive::napi;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -30,6 +34,7 @@ use crate::{
     batch::{self, Deliverer, Quadruples},
     connection::{Connection, Ids, Link},
     error::{Failure, Result},
+    gate::{self, Gate, Origin, Verdict},
     guard,
     js::{self, Arg},
     lock,
@@ -41,8 +46,8 @@ use crate::{
     runtime,
 };
 
-/// Handshakes under way at once; a flood of first packets is refused beyond it.
-const HANDSHAKES: usize = 1024;
+/// How often is looked who has a connection. It looks at every connection.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// How long `close` waits for peers to have heard of it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -112,7 +117,8 @@ impl Node {
         }
         node.tasks
             .spawn(node.clone().watch_relays(endpoint.clone()));
-        node.tasks.spawn(node.clone().accept(endpoint));
+        node.tasks
+            .spawn(node.clone().accept(endpoint, options.handshakes));
         Ok(node)
     }
 
@@ -163,31 +169,79 @@ impl Node {
         endpoint.closed().run_until(watching).await;
     }
 
-    async fn accept(self: Arc<Self>, endpoint: IrohEndpoint) {
-        let slots = Arc::new(Semaphore::new(HANDSHAKES));
-        while let Some(incoming) = endpoint.accept().await {
+    async fn accept(self: Arc<Self>, endpoint: IrohEndpoint, limits: gate::Limits) {
+        let slots = Arc::new(Semaphore::new(limits.under_way));
+        let mut gate = Gate::new(limits, Instant::now());
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let (tick, accepted) = (pin!(look.tick()), pin!(endpoint.accept()));
+            let incoming = match future::select(tick, accepted).await {
+                Either::Left(_) => {
+                    gate.know(self.origins(limits.known_after), Instant::now());
+                    continue;
+                }
+                Either::Right((Some(incoming), _)) => incoming,
+                Either::Right((None, _)) => break,
+            };
+            let verdict = match Origin::new(&incoming.remote_addr()) {
+                Some(origin) => {
+                    let validated = incoming.remote_addr_validated() || origin.is_relayed();
+                    gate.judge(origin, validated, Instant::now())
+                }
+                None => Verdict::Refuse,
+            };
+            match verdict {
+                Verdict::Accept => {}
+                Verdict::Validate => {
+                    if let Err(error) = incoming.retry() {
+                        self.turned_away();
+                        error.into_incoming().refuse();
+                    }
+                    continue;
+                }
+                Verdict::Refuse => {
+                    self.turned_away();
+                    incoming.refuse();
+                    continue;
+                }
+                Verdict::Ignore => {
+                    self.turned_away();
+                    incoming.ignore();
+                    continue;
+                }
+            }
             let Ok(slot) = slots.clone().try_acquire_owned() else {
-                self.failed_handshakes.fetch_add(1, Ordering::Relaxed);
-                incoming.refuse();
+                self.turned_away();
+                incoming.ignore();
                 continue;
             };
             let node = self.clone();
             self.tasks.spawn(async move {
-                node.handshake(incoming).await;
+                node.handshake(incoming, limits.timeout).await;
                 drop(slot);
             });
         }
     }
 
-    async fn handshake(&self, incoming: Incoming) {
-        let conn = async { incoming.accept()?.await }.await;
-        match conn {
-            Ok(conn) => self.queue.push(Event::Incoming(self.link(conn))),
-            // Anybody can send a first packet; that it came to nothing is nobody's error here.
-            Err::<_, iroh::endpoint::ConnectingError>(_) => {
-                self.failed_handshakes.fetch_add(1, Ordering::Relaxed);
-            }
+    /// Anybody can send a first packet; that it came to nothing is nobody's error here.
+    fn turned_away(&self) {
+        self.failed_handshakes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn handshake(&self, incoming: Incoming, timeout: Duration) {
+        let conn = async { incoming.accept().map_err(ConnectingError::from)?.await };
+        match tokio::time::timeout(timeout, conn).await {
+            Ok(Ok(conn)) => self.queue.push(Event::Incoming(self.link(conn))),
+            _ => self.turned_away(),
         }
+    }
+
+    /// Where the peers are whose connections are that old.
+    fn origins(&self, age: Duration) -> Vec<Origin> {
+        let links: Vec<_> = lock(&self.links).iter().filter_map(Weak::upgrade).collect();
+        let old = links.iter().filter(|link| link.since.elapsed() >= age);
+        old.flat_map(|link| link.origins()).collect()
     }
 
     pub async fn connect(&self, address: EndpointAddr) -> Result<Arc<Link>> {
@@ -207,6 +261,10 @@ impl Node {
         self.endpoint()
             .map(|endpoint| endpoint.addr())
             .unwrap_or_else(|_| EndpointAddr::new(self.id))
+    }
+
+    pub fn failed_handshakes(&self) -> u64 {
+        self.failed_handshakes.load(Ordering::Relaxed)
     }
 
     pub fn tell(&self, address: EndpointAddr) {
@@ -307,7 +365,7 @@ impl Endpoint {
 
     #[napi(getter)]
     pub fn failed_handshakes(&self) -> f64 {
-        self.node.failed_handshakes.load(Ordering::Relaxed) as f64
+        self.node.failed_handshakes() as f64
     }
 
     #[napi]

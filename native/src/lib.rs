@@ -10,6 +10,7 @@ pub mod build_info;
 pub mod connection;
 pub mod endpoint;
 pub mod error;
+pub mod gate;
 pub mod guard;
 mod js;
 pub mod lookup;

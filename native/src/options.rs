@@ -14,7 +14,10 @@ use iroh_relay::tls::CaTlsConfig;
 use noq_proto::congestion::{Bbr3Config, CubicConfig, NewRenoConfig};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use crate::error::{Failure, Result};
+use crate::{
+    error::{Failure, Result},
+    gate,
+};
 
 /// noq 1.4.0 keeps at most 1,024 chunks of a stream before it gives the connection up with "too
 /// many gaps in stream buffer", and it does not join chunks that follow each other (quinn issue
@@ -31,6 +34,7 @@ const MAX_PATH_KEEP_ALIVE: Duration = Duration::from_secs(5);
 pub const MAX_WINDOW: u64 = 1 << 30;
 pub const MAX_STREAMS: u64 = 1 << 20;
 pub const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
+pub const MAX_HANDSHAKES: u64 = 1 << 20;
 
 #[derive(Debug, Clone)]
 pub enum Relay {
@@ -88,6 +92,7 @@ pub struct Options {
     pub congestion: Congestion,
     pub datagram_receive_buffer: u64,
     pub datagram_send_buffer: u64,
+    pub handshakes: gate::Limits,
 }
 
 impl Options {

@@ -33,6 +33,8 @@ pub enum Event {
     Path(Arc<Link>, Box<PathChange>),
     PathNotice(Arc<Link>, Box<PathNotice>),
     Closed(Arc<Link>, Box<CloseInfo>),
+    /// JavaScript has been told that it is closed.
+    Ended(Arc<Link>),
     Nearby(Box<Nearby>),
     /// The home relays, as they are now.
     Relays(Vec<RelayInfo>),

@@ -9,6 +9,7 @@ use tunnel_native::{
     connection::{CloseInfo, Link},
     endpoint::Node,
     error::Result,
+    gate::{Limits, Rate},
     lookup::Nearby,
     network::RelayInfo,
     options::{Congestion, Options, Relay},
@@ -61,6 +62,13 @@ pub struct Peer {
     pub relays: Vec<RelayInfo>,
 }
 
+pub fn rate(burst: f64) -> Rate {
+    Rate {
+        per_second: 1.0,
+        burst,
+    }
+}
+
 pub fn options() -> Options {
     static SEED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(1);
     let seed = SEED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -83,6 +91,14 @@ pub fn options() -> Options {
         congestion: Congestion::Cubic,
         datagram_receive_buffer: 64 * 1024,
         datagram_send_buffer: 64 * 1024,
+        handshakes: Limits {
+            all: rate(1000.0),
+            per_address: rate(1000.0),
+            known: rate(10.0),
+            known_after: Duration::from_secs(60),
+            under_way: 100,
+            timeout: Duration::from_secs(5),
+        },
     }
 }
 
@@ -172,6 +188,7 @@ impl Peer {
                 link.drain(&mut self.scratch, &mut self.seen);
                 self.seen.0.push_back(Seen::Closed(*info));
             }
+            Event::Ended(link) => link.release(),
             Event::Path(_, change) => self.paths.push(*change),
             Event::Nearby(node) => self.nearby.push(*node),
             Event::Relays(relays) => self.relays = relays,
