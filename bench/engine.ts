@@ -9,6 +9,7 @@ import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { type CloseInfo, type Connection, Endpoint, EventKind, type Stream } from '../native/index.js';
+import { HANDSHAKES } from '../src/session/engines/handshakes.js';
 
 const { values: args } = parseArgs({
   options: {
@@ -65,6 +66,7 @@ class Peer {
       maxStreams: 100_000,
       idleTimeoutMs: 15_000,
       keepAliveMs: 5_000,
+      handshakes: HANDSHAKES,
       congestion: args.congestion as 'cubic' | 'bbr',
       datagramReceiveBuffer: MIB,
       datagramSendBuffer: MIB,

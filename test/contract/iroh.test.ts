@@ -5,6 +5,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { describe, expect, it } from 'vitest';
 import { Connection, EventKind, Endpoint as NativeEndpoint, type Stream } from '../../native/index.js';
+import { HANDSHAKES } from '../../src/session/engines/handshakes.js';
 import { bindIroh } from '../../src/session/engines/iroh.js';
 import { Identity } from '../../src/session/identity.js';
 import type { NodeId } from '../../src/session/node-id.js';
@@ -260,6 +261,7 @@ describe('iroh: what is thrown away', { timeout: 20_000 }, () => {
       congestion: 'cubic',
       datagramReceiveBuffer: 1 << 20,
       datagramSendBuffer: 1 << 20,
+      handshakes: HANDSHAKES,
       onEvents: () => undefined,
     });
   }

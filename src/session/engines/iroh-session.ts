@@ -68,6 +68,7 @@ export class IrohSession implements Session {
   heard = 0;
   #path: SessionPath;
   #stats: SessionStats = NO_STATS;
+  #maxDatagramSize = 0;
   #ended = false;
 
   constructor(connection: Native.Connection, events: Routes) {
@@ -82,6 +83,7 @@ export class IrohSession implements Session {
     });
     this.#resolveClosed = resolve;
     const native = connection;
+    const maxDatagramSize = () => this.maxDatagramSize;
     const incoming = {
       [Symbol.asyncIterator]: () => {
         this.#datagramsWanted = true;
@@ -90,7 +92,7 @@ export class IrohSession implements Session {
     };
     this.datagrams = {
       get maxDatagramSize() {
-        return native.maxDatagramSize();
+        return maxDatagramSize();
       },
       incoming,
       send(datagrams) {
@@ -107,7 +109,8 @@ export class IrohSession implements Session {
   }
 
   get maxDatagramSize(): number {
-    return this.#native.maxDatagramSize();
+    if (!this.#ended) this.#maxDatagramSize = this.#native.maxDatagramSize();
+    return this.#maxDatagramSize;
   }
 
   /** Kind and address are those of the last path event; the RTT is asked for when it is read, which costs a call. */
@@ -163,7 +166,11 @@ export class IrohSession implements Session {
   }
 
   exportKeyingMaterial(label: string, length: number): Buffer {
-    return this.#native.exportKeyingMaterial(label, length);
+    try {
+      return this.#native.exportKeyingMaterial(label, length);
+    } catch (error) {
+      throw translate(error, 'INTERNAL');
+    }
   }
 
   // ---- from the addon
@@ -228,8 +235,8 @@ export class IrohSession implements Session {
 
   #end(info: CloseInfo): void {
     if (this.#ended) return;
-    // The last word on it: an endpoint that has closed knows nothing of its connections any more.
-    quietly(() => this.stats());
+    // The last word on it: the addon lets go of a connection once this event has been seen.
+    quietly(() => [this.stats(), this.maxDatagramSize]);
     this.#ended = true;
     this.#events.endedAt = performance.now();
     this.#events.connections.delete(this.#native.id);

@@ -4,6 +4,7 @@ import type { Identity } from '../identity.js';
 import type { NodeId } from '../node-id.js';
 import { AsyncQueue } from '../queue.js';
 import type { AddressHints, Session } from '../session.js';
+import { HANDSHAKES, type HandshakeLimits } from './handshakes.js';
 import { ALPN, loadAddon, type Native, translate } from './iroh-library.js';
 import {
   type HomeRelay,
@@ -64,6 +65,8 @@ export interface IrohOptions {
   /** Whose guest this endpoint is at relays that are named by URL; they learn who that is. */
   readonly vouchedBy?: Identity;
   readonly congestion?: Congestion;
+  /** Others than `HANDSHAKES`. */
+  readonly handshakes?: Partial<HandshakeLimits>;
 }
 
 /** Throws ENGINE_UNAVAILABLE, PORT_IN_USE or CANNOT_BIND. */
@@ -93,6 +96,7 @@ export async function bindIroh(options: IrohOptions): Promise<IrohEndpoint> {
       congestion: options.congestion ?? 'cubic',
       datagramReceiveBuffer: DATAGRAM_BUFFER,
       datagramSendBuffer: DATAGRAM_BUFFER,
+      handshakes: { ...HANDSHAKES, ...options.handshakes },
       onEvents: (batch) => events.deliver(batch),
     });
     return new BoundEndpoint(endpoint, events);
