@@ -38,6 +38,7 @@ import {
 } from '../../src/cli/doctor/peer.js';
 import { checkAddon, checkNode, checkWebTransport } from '../../src/cli/doctor/program.js';
 import { probeQuic } from '../../src/cli/doctor/quic-probe.js';
+import { addressesIn, lookUp } from '../../src/cli/doctor/resolve.js';
 import {
   checkBuffers,
   checkClock,
@@ -349,6 +350,37 @@ describe('the network', () => {
     expect(
       verdict(checkDns({ ...failedLookup, host: undefined, error: undefined }, found({ relays: [url] }))),
     ).toBe('skipped');
+  });
+
+  it('asks name servers, and the file of hosts before them, within the time', async () => {
+    const server = createSocket('udp4').bind(0, '127.0.0.1');
+    await once(server, 'listening');
+    const servers = [`127.0.0.1:${server.address().port}`];
+    const startedAt = performance.now();
+    const silent = await lookUp('relay.example.org', { timeoutMs: 300, servers });
+    expect(silent).toMatchObject({ addresses: [], error: 'no answer within 0.3 s' });
+    expect(performance.now() - startedAt).toBeLessThan(2000);
+    // The question with one answer (A, 192.0.2.9) or none: 0x8180, and the name pointed to.
+    server.on('message', (question, { port, address }) => {
+      const isA = question.readUInt16BE(question.length - 4) === 1;
+      const end = question.indexOf(Buffer.from([0, 0, isA ? 1 : 28, 0, 1]), 12) + 5;
+      const answer = Buffer.from(isA ? 'c00c00010001000000010004c0000209' : '', 'hex');
+      const reply = Buffer.concat([question.subarray(0, end), answer]);
+      reply.writeUInt16BE(0x8180, 2);
+      reply.writeUInt16BE(isA ? 1 : 0, 6);
+      reply.writeUInt32BE(0, 8);
+      server.send(reply, port, address);
+    });
+    expect(await lookUp('relay.example.org', { timeoutMs: 5000, servers })).toMatchObject({
+      addresses: ['192.0.2.9'],
+      error: undefined,
+    });
+    server.close();
+    await once(server, 'close');
+    expect(
+      addressesIn('# x\n127.0.0.1 localhost Relay.Test # relay\n::1 relay.test\n', 'relay.test'),
+    ).toEqual(['127.0.0.1', '::1']);
+    expect(addressesIn('127.0.0.1 localhost # relay', 'relay')).toEqual([]);
   });
 
   it('tells its addresses by family', () => {

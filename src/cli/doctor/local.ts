@@ -7,7 +7,7 @@ import { bindEndpoint, lanOff, type NetworkFlags } from '../network-flags.js';
 import type { Paths } from '../paths.js';
 import { type Check, failed, skipped } from './check.js';
 import { fileChecks } from './files.js';
-import { lookAround, lookUp, ownAddresses } from './look.js';
+import { lookAround, ownAddresses } from './look.js';
 import {
   checkDns,
   checkFamily,
@@ -23,6 +23,7 @@ import {
 } from './network.js';
 import { multicastRoundTrip, type ProbeError, udpRoundTrip } from './network-probes.js';
 import { programChecks } from './program.js';
+import { lookUp } from './resolve.js';
 import {
   checkBuffers,
   checkClock,
@@ -72,7 +73,7 @@ export async function startLocalChecks(options: LocalOptions): Promise<LocalChec
     ? lookAround(endpoint, { relays, proxied, timeoutMs: INTERNET_MS })
     : Promise.resolve({ waitedMs: 0, relays, report: undefined, homeRelays: [], probes: [], proxied });
   const name = dnsHost(relays);
-  const naming = lookUp(name, INTERNET_MS);
+  const naming = lookUp(name, { timeoutMs: INTERNET_MS });
   const net = (check: (findings: Findings) => readonly Check[]) => looking.then(check);
   const one = async (check: Promise<Check> | Check) => [await check];
   const checks = [

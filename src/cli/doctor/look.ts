@@ -1,10 +1,7 @@
 /** Asks the network all at once, and waits for it no longer than it is told. */
-import { lookup } from 'node:dns/promises';
 import { networkInterfaces } from 'node:os';
-import { systemCode } from '../../error.js';
 import type { HomeRelay, IrohEndpoint, NetworkReport } from '../../session/engines/iroh-network.js';
-import { within } from './check.js';
-import type { Address, DnsFindings, Findings, Relays } from './network.js';
+import type { Address, Findings, Relays } from './network.js';
 import { probeRelay } from './network-probes.js';
 
 /** The machine's own that others could use. */
@@ -72,16 +69,4 @@ async function homeDecided(endpoint: IrohEndpoint, signal: AbortSignal): Promise
     look();
   });
   end?.();
-}
-
-/** Never rejects. */
-export async function lookUp(host: string | undefined, timeoutMs: number): Promise<DnsFindings> {
-  if (host === undefined) return { host, addresses: [], error: undefined };
-  try {
-    const found = await within(lookup(host, { all: true }), timeoutMs, undefined);
-    if (!found) return { host, addresses: [], error: `no answer within ${timeoutMs / 1000} s` };
-    return { host, addresses: found.map(({ address }) => address), error: undefined };
-  } catch (error) {
-    return { host, addresses: [], error: systemCode(error) ?? (error as Error).message };
-  }
 }

@@ -6,6 +6,7 @@ import { get as getSecure } from 'node:https';
 import { systemCode } from '../../error.js';
 import { bindSocket, closeSocket, udpSocket } from '../../tunnel/udp-socket.js';
 import { within } from './check.js';
+import { boundedLookup } from './resolve.js';
 
 const PACKET_MS = 1000;
 const AGAIN_MS = 200;
@@ -84,6 +85,7 @@ export async function probeRelay(url: string, timeoutMs: number): Promise<RelayP
     const target = new URL('/ping', url);
     const request = (target.protocol === 'https:' ? getSecure : get)(target, {
       agent: false,
+      lookup: boundedLookup(timeoutMs),
       signal: ending.signal,
     });
     request.once('error', (error) => resolve({ url, error: systemCode(error) ?? error.message }));

@@ -11,6 +11,7 @@ import {
   udpSocket,
 } from '../../tunnel/udp-socket.js';
 import { type Check, fine, problem, skipped, within } from './check.js';
+import { boundedLookup } from './resolve.js';
 
 /** Below this a busy forward comes to its end: every connection is a file. */
 const FEW_DESCRIPTORS = 1024;
@@ -223,7 +224,7 @@ export async function checkProxy({ env, relays, reach }: ProxyOptions): Promise<
 
 /** A TCP connection, opened and closed. Rejects with the system's error, or when the time is over. */
 export async function reachTcp(host: string, port: number, timeoutMs: number): Promise<void> {
-  const socket = connect({ host, port });
+  const socket = connect({ host, port, lookup: boundedLookup(timeoutMs) });
   try {
     const done = new Promise<true>((resolve, reject) => {
       socket.once('connect', () => resolve(true));
