@@ -8,7 +8,6 @@ import {
   failed,
   summaryLine,
 } from '../cli/doctor/check.js';
-import { startLocalChecks } from '../cli/doctor/local.js';
 import { parseLocalPort } from '../cli/doctor/system.js';
 import { parseDuration } from '../cli/duration.js';
 import { EXIT_OK } from '../cli/exit-codes.js';
@@ -64,6 +63,8 @@ export default class DoctorCommand extends BaseCommand {
       // What is wrong with it is a line of its own.
       const identity = await readIdentity(identityPath(this.paths, flags.identity)).catch(() => undefined);
       waitFor('looking at this machine and its network');
+      // Loaded only here: it needs the engines, and all commands are loaded to find one.
+      const { startLocalChecks } = await import('../cli/doctor/local.js');
       const local = await startLocalChecks({
         paths: this.paths,
         identityName: flags.identity,

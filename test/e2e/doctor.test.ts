@@ -138,7 +138,7 @@ describe('tunnel doctor', () => {
     server.close();
   });
 
-  it.runIf(UNIX).each([256, 48])('71 where only %i files may be open', async (openFiles) => {
+  it.runIf(UNIX).each([1000, 256])('71 where only %i files may be open', async (openFiles) => {
     const diagnosis = await doctor(near, ALONE, { openFiles });
     expect([diagnosis.code, onlyProblem(diagnosis)[0]]).toEqual([71, 'open-files']);
     expect(diagnosis.check('open-files')).toMatchObject({
