@@ -54,7 +54,8 @@ function onSigusr2(code: string): Readonly<Record<string, string>> {
 }
 
 async function expectRestored(terminal: Terminal, exit: string): Promise<string> {
-  const screen = await terminal.until(new RegExp(`${exit}[\\s\\S]*rows`));
+  // The whole of what stty says.
+  const screen = await terminal.until(new RegExp(`${exit}[\\s\\S]*rows[\\s\\S]*echoctl`));
   expect(terminal.modes()).toEqual({ alternate: false, cursor: true });
   // As a shell needs it: lines and echo, not single keys.
   expect(screen).toMatch(/(?<!-)icanon/);

@@ -5,8 +5,8 @@ import { Rig } from '../support/rig.js';
 import { used } from './peer.js';
 
 const MIB = 1024 * 1024;
-/** 4.5 s of silence, and 3 s of asking its machine. */
-const GONE_MS = 15_000;
+/** 4.5 s of silence and 3 s of asking its machine, on a machine that may be busy; without asking it is 15 minutes. */
+const GONE_MS = 40_000;
 
 let rig: Rig;
 
