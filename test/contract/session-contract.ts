@@ -343,7 +343,7 @@ export function sessionContract(name: string, engine: Engine): void {
         for (let drains = -1; drains !== nearSeen.events.length; ) {
           drains = nearSeen.events.length;
           await fill(near);
-          await ticks(100);
+          await new Promise((resolve) => setTimeout(resolve, 300));
         }
         far.stop(9);
         await nearSeen.seen('stopped 9');
