@@ -1,7 +1,7 @@
 /** Addresses to listen on, as given by flags, and those under which others reach them. */
 import { isIP } from 'node:net';
-import { networkInterfaces } from 'node:os';
 import { TunnelError } from '../error.js';
+import { reachableAddresses } from '../session/interfaces.js';
 
 export interface ListenAddress {
   readonly host: string;
@@ -24,10 +24,6 @@ export function parseListenAddress(text: string, flag: string): ListenAddress {
 /** An unspecified address stands for those of the machine's interfaces; loopback only where there is nothing else. */
 export function reachableHosts(host: string): readonly string[] {
   if (host !== '0.0.0.0' && host !== '::') return [host];
-  const all = Object.values(networkInterfaces()).flatMap((addresses) => addresses ?? []);
-  const usable = all.filter(
-    ({ family, internal, address }) =>
-      !internal && !address.startsWith('fe80:') && (host === '::' || family === 'IPv4'),
-  );
+  const usable = reachableAddresses().filter(({ family }) => host === '::' || family === 'IPv4');
   return usable.length > 0 ? usable.map(({ address }) => address) : ['127.0.0.1'];
 }

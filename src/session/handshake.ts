@@ -16,8 +16,8 @@ import {
   SUPPORTED_FEATURES,
 } from './hello.js';
 import { type Identity, verifySignature } from './identity.js';
+import { ownHosts } from './interfaces.js';
 import type { NodeId } from './node-id.js';
-import { ownHosts } from './own-hosts.js';
 import { encodePreamble, PREAMBLE_TIMEOUT_MS, readPreamble, StreamKind } from './preamble.js';
 import { type Dispatcher, RpcSession } from './rpc-session.js';
 import type { AddressHints, BidirectionalStream, CloseInfo, Session } from './session.js';

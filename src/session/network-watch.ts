@@ -1,5 +1,5 @@
 /** Tells when the machine's network changed: an address came or went, a link went up or down. */
-import { networkInterfaces } from 'node:os';
+import { interfaceAddresses } from './interfaces.js';
 
 /** Node has no event for it; asking the kernel costs some 50 µs. */
 const POLL_MS = 400;
@@ -17,20 +17,11 @@ export function watchNetwork(onChange: () => void): () => void {
   return () => clearInterval(timer);
 }
 
-/** Interfaces without a carrier are not in the list, so a pulled cable changes it too. Undefined where the system does not tell. */
+/** A pulled cable changes it too. Undefined where the system does not tell. */
 function fingerprint(): string | undefined {
-  const lines: string[] = [];
-  let interfaces: ReturnType<typeof networkInterfaces>;
-  try {
-    interfaces = networkInterfaces();
-  } catch {
-    // It needs a file descriptor. That there is none left says nothing about the network.
-    return undefined;
-  }
-  for (const [name, addresses] of Object.entries(interfaces)) {
-    for (const { address, internal } of addresses ?? []) {
-      if (!internal) lines.push(`${name} ${address}`);
-    }
-  }
-  return lines.sort().join('\n');
+  const own = interfaceAddresses()?.filter(({ internal }) => !internal);
+  return own
+    ?.map(({ name, address }) => `${name} ${address}`)
+    .sort()
+    .join('\n');
 }

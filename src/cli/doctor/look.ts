@@ -1,15 +1,12 @@
 /** Asks the network all at once, and waits for it no longer than it is told. */
-import { networkInterfaces } from 'node:os';
 import type { HomeRelay, IrohEndpoint, NetworkReport } from '../../session/engines/iroh-network.js';
+import { reachableAddresses } from '../../session/interfaces.js';
 import type { Address, Findings, Relays } from './network.js';
 import { probeRelay } from './network-probes.js';
 
 /** The machine's own that others could use. */
 export function ownAddresses(): readonly Address[] {
-  return Object.values(networkInterfaces())
-    .flatMap((some) => some ?? [])
-    .filter(({ internal, address }) => !internal && !address.startsWith('fe80:'))
-    .map(({ address, family }) => ({ address, family: family === 'IPv6' ? 6 : 4 }));
+  return reachableAddresses().map(({ address, family }) => ({ address, family: family === 'IPv6' ? 6 : 4 }));
 }
 
 export interface LookOptions {
