@@ -10,7 +10,11 @@ import type { Hello } from './hello.js';
 import { watchNetwork } from './network-watch.js';
 import type { SessionPath } from './session.js';
 
-const PROBE_MS = 750;
+/**
+ * More than a second: Linux answers one packet a second, beside a few at once that whatever was sent to the
+ * port before has used up. Asked faster, every fourth would go unanswered, and begin the count anew for ever.
+ */
+const PROBE_MS = 1100;
 /** One could be a process that is being restarted, or a port that moves. */
 const REFUSALS = 4;
 /** Looks at the same time: each has a socket. */
@@ -28,7 +32,7 @@ export function whereToAsk({ kind, remote }: SessionPath, { hosts }: Hello): str
 }
 
 /**
- * Resolves with true once `address` (`ip:port`, where the peer was last) has refused for some three
+ * Resolves with true once `address` (`ip:port`, where the peer was last) has refused for some four
  * seconds, with false when the signal fires or this machine's network changes: who refuses then may be
  * another one. False at once where too many are looked for already.
  */
