@@ -7,6 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { link, lstat, mkdir, readFile, rename, rm, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemCode, TunnelError } from '../error.js';
+import { isAlive, startTime } from '../tunnel/process-start.js';
 
 interface Holder {
   readonly pid: number;
@@ -45,7 +46,7 @@ export async function lockHolder(runtimeFolder: string, name: string): Promise<n
   const stat = await lstat(path).catch(() => undefined);
   if (!stat) return undefined;
   const holder = stat.isFile() ? parseHolder(await readFile(path, 'utf8').catch(() => '')) : undefined;
-  return holder && (await isAlive(holder)) ? holder.pid : 'stale';
+  return holder && (await isAlive(holder.pid, holder.started)) ? holder.pid : 'stale';
 }
 
 /** Returns when the lock at `path` was stale and is gone; throws when it is held. */
@@ -57,7 +58,7 @@ async function takeOverStale(path: string, name: string): Promise<void> {
   const text = isFile ? await readFile(path, 'utf8').catch(() => undefined) : '';
   if (text === undefined) return;
   const holder = parseHolder(text);
-  if (holder && (await isAlive(holder))) {
+  if (holder && (await isAlive(holder.pid, holder.started))) {
     throw new TunnelError('IDENTITY_LOCKED', `identity '${name}' is in use by the process ${holder.pid}`, {
       hint: 'give one process all the targets (expose 8080 5432), or use another identity: --identity other',
     });
@@ -83,21 +84,4 @@ function parseHolder(text: string): Holder | undefined {
   } catch {
     return undefined;
   }
-}
-
-async function isAlive({ pid, started }: Holder): Promise<boolean> {
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    // EPERM: it lives, under another user.
-    return systemCode(error) === 'EPERM';
-  }
-  const now = await startTime(pid);
-  return started === '' || now === '' || now === started;
-}
-
-async function startTime(pid: number): Promise<string> {
-  const stat = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-  // The command's name, in parentheses, may hold anything; what follows it is regular.
-  return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? '';
 }

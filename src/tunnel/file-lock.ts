@@ -6,9 +6,10 @@
  * moment at which two could take the same one.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, readdir, readFile, readlink, rmdir, stat, unlink } from 'node:fs/promises';
+import { mkdir, open, readdir, readlink, rmdir, stat, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemCode, TunnelError } from '../error.js';
+import { isAlive, startTime } from './process-start.js';
 
 /** The work under a lock takes milliseconds. Who has not ended after so long is stopped, or of a machine that is gone. */
 const STALE_MS = 10_000;
@@ -126,31 +127,16 @@ async function removeDead(folder: string, found: readonly Entry[]): Promise<read
     const path = join(folder, entry.name);
     const made = await stat(path).catch(() => undefined);
     if (made === undefined) continue;
-    if (Math.abs(Date.now() - made.mtimeMs) < STALE_MS && (await isAlive(entry))) living.push(entry);
+    if (Math.abs(Date.now() - made.mtimeMs) < STALE_MS && (await lives(entry))) living.push(entry);
     else await unlink(path).catch(() => undefined);
   }
   return living;
 }
 
-async function isAlive({ pid, started, namespace }: Entry): Promise<boolean> {
+async function lives({ pid, started, namespace }: Entry): Promise<boolean> {
   // Of another container that shares the folder: its pids say nothing here.
   if (namespace !== (await pidNamespace())) return true;
-  try {
-    process.kill(pid, 0);
-  } catch (error) {
-    // EPERM: it lives, under another user.
-    return systemCode(error) === 'EPERM';
-  }
-  const now = await startTime(pid);
-  return started === '' || now === '' || now === started;
-}
-
-/** Clock ticks since boot at which the process began; empty where the system does not tell. */
-async function startTime(pid: number): Promise<string> {
-  const text = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => '');
-  // The command's name, in parentheses, may hold anything; what follows it is regular.
-  const ticks = text.slice(text.lastIndexOf(')') + 2).split(' ')[19] ?? '';
-  return /^\d+$/.test(ticks) ? ticks : '';
+  return isAlive(pid, started);
 }
 
 async function pidNamespace(): Promise<string> {
