@@ -37,13 +37,8 @@ export async function dialOnce(options: DialOnceOptions): Promise<DialledOnce> {
     import('../tunnel/dial-peer.js'),
   ]);
   const ways = await openWays(identity, ticket, flags);
-  const dialling = new AbortController();
-  let late = false;
-  const timer = setTimeout(() => {
-    late = true;
-    dialling.abort();
-  }, timeoutMs);
-  void shutdown.requested.then(() => dialling.abort());
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(), timeoutMs);
   const spinner = new Spinner();
   if (!flags.json) spinner.start(`connecting to ${shortNodeId(peer)}`);
   const onPending = () => {
@@ -53,7 +48,7 @@ export async function dialOnce(options: DialOnceOptions): Promise<DialledOnce> {
   try {
     const session = await dialPeer(
       { identity, peer, ways: ways.ways, token: ticket.token, addresses: ways.addresses },
-      dialling.signal,
+      AbortSignal.any([late.signal, shutdown.signal]),
       onPending,
     );
     return {
@@ -66,7 +61,7 @@ export async function dialOnce(options: DialOnceOptions): Promise<DialledOnce> {
     };
   } catch (error) {
     await ways.close();
-    if (!late) throw error;
+    if (!late.signal.aborted) throw error;
     throw new TunnelError(
       'UNREACHABLE',
       `no session with ${shortNodeId(peer)} within ${timeoutMs / 1000} s`,

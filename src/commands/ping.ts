@@ -48,12 +48,6 @@ export default class PingCommand extends BaseCommand {
     const ticket = await resolvePeer(args.peer, peersFile(this.paths));
     const { identity } = await this.loadIdentity(flags);
     const shutdown = listenForShutdown();
-    const ending = new AbortController();
-    let exitCode: number | undefined;
-    void shutdown.requested.then((code) => {
-      exitCode = code;
-      ending.abort();
-    });
     const label = shortNodeId(ticket.nodeId);
     let dialled: DialledOnce | undefined;
     try {
@@ -62,7 +56,7 @@ export default class PingCommand extends BaseCommand {
         count,
         intervalMs,
         timeoutMs,
-        signal: ending.signal,
+        signal: shutdown.signal,
         onPing: ({ seq, path, remote, rttMs }) =>
           output.print({ event: 'ping', seq, path, rttMs }, [`${seq}: ${rttMs} ms over ${path}, ${remote}`]),
         onLost: (seq) =>
@@ -85,16 +79,16 @@ export default class PingCommand extends BaseCommand {
           hint,
         });
       }
-      if (exitCode === undefined) throwUnanswered(summary, label);
+      if (shutdown.code === undefined) throwUnanswered(summary, label);
     } catch (error) {
       // What a signal cut short is not a failure.
-      if (exitCode === undefined) throw error;
+      if (shutdown.code === undefined) throw error;
       if (!dialled) printSummary(output, NOTHING_SENT);
     } finally {
       await dialled?.close();
       shutdown.dispose();
     }
-    if (exitCode !== undefined) this.exit(exitCode);
+    if (shutdown.code !== undefined) this.exit(shutdown.code);
   }
 }
 

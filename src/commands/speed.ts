@@ -56,12 +56,6 @@ export default class SpeedCommand extends BaseCommand {
     const ticket = await resolvePeer(args.peer, peersFile(this.paths));
     const { identity } = await this.loadIdentity(flags);
     const shutdown = listenForShutdown();
-    const ending = new AbortController();
-    let exitCode: number | undefined;
-    void shutdown.requested.then((code) => {
-      exitCode = code;
-      ending.abort();
-    });
     const progress = new SpeedProgress(flags.json ? (event) => output.print(event, []) : undefined);
     let dialled: DialledOnce | undefined;
     try {
@@ -71,17 +65,17 @@ export default class SpeedCommand extends BaseCommand {
         durationMs,
         ...(flags.udp ? { bitsPerSecond } : {}),
         onProgress: (step) => progress.show(step),
-        signal: ending.signal,
+        signal: shutdown.signal,
       });
       progress.stop();
       output.print(speedEvent(measured), speedLines(measured));
     } catch (error) {
-      if (exitCode === undefined) throw error;
+      if (shutdown.code === undefined) throw error;
     } finally {
       progress.stop();
       await dialled?.close();
       shutdown.dispose();
     }
-    if (exitCode !== undefined) this.exit(exitCode);
+    if (shutdown.code !== undefined) this.exit(shutdown.code);
   }
 }

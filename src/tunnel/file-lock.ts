@@ -10,6 +10,7 @@ import { mkdir, open, readdir, readlink, rmdir, stat, unlink } from 'node:fs/pro
 import { join } from 'node:path';
 import { systemCode, TunnelError } from '../error.js';
 import { isAlive, startTime } from './process-start.js';
+import { wait } from './wait.js';
 
 /** The work under a lock takes milliseconds. Who has not ended after so long is stopped, or of a machine that is gone. */
 const STALE_MS = 10_000;
@@ -105,7 +106,7 @@ async function turn(path: string, folder: string, number: number, suffix: string
         hint: 'run the command again; if that process hangs, end it',
       });
     }
-    await new Promise((resolve) => setTimeout(resolve, POLL_MS * (1 + Math.random())));
+    await wait(POLL_MS * (1 + Math.random()));
   }
 }
 

@@ -6,6 +6,7 @@ import { EMPTY_BOOK, EVERY_SERVICE, type PeerEntry, type PeersBook } from './pee
 import { editPeersBook, parsePeersBook } from './peers-toml.js';
 import type { Held, Rights, RightsSource, ServiceSet } from './policy.js';
 import { badFile, fileStamp, readSafeFile, type SafeFile, updateSafeFile } from './safe-file.js';
+import { wait } from './wait.js';
 
 const MAX_BYTES = 1024 * 1024;
 /** A change is seen this late at most, also where the system does not tell of changes. */
@@ -170,7 +171,7 @@ export class LiveBook {
         const stamp = this.#stampNow();
         if (stamp === this.#stamp) break;
         // An editor may empty a file before it fills it.
-        await new Promise((resolve) => setTimeout(resolve, SETTLE_MS).unref());
+        await wait(SETTLE_MS, { keepAlive: false });
         if (stamp !== this.#stampNow()) continue;
         if (this.#closed || !(await this.#reload())) break;
         this.#stamp = stamp;

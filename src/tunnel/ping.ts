@@ -77,7 +77,7 @@ export async function pingPeer({ rpc, session }: PeerSession, options: PingOptio
       options.onLost(sent);
     }
     if (sent < (count ?? MAX_UNTIL_DIRECT)) {
-      await wait(intervalMs - (performance.now() - startedAt), signal);
+      await wait(intervalMs - (performance.now() - startedAt), { signal });
     }
   }
   return { sent, received: rtts.length, direct, rttMs: roundTripFigures(rtts), error };

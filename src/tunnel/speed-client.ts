@@ -112,7 +112,7 @@ export async function measureDatagrams(
         },
       });
       const { datagrams: sent } = await run.finalFigures(PATIENCE_MS);
-      await wait(LATE_MS, options.signal);
+      await wait(LATE_MS, { signal: options.signal });
       const { received, bytes, ms, jitterMs } = sink;
       return { ...datagramFigures(sent, received), bytes, durationMs: ms, jitterMs: roundRtt(jitterMs) };
     }
@@ -125,7 +125,7 @@ export async function measureDatagrams(
         return source.bytes;
       },
     });
-    await wait(run.durationMs, run.signal);
+    await wait(run.durationMs, { signal: run.signal });
     source.stop();
     const { datagrams, bytes, ms, jitterMs } = await run.finalFigures(PATIENCE_MS);
     return {
@@ -268,14 +268,14 @@ class Run {
   async fromFirstByte(bulk: Bulk): Promise<void> {
     const givenUpAt = performance.now() + PATIENCE_MS;
     while (bulk.startedAt === undefined && performance.now() < givenUpAt && !this.signal.aborted)
-      await wait(10, this.signal);
+      await wait(10, { signal: this.signal });
     if (bulk.startedAt !== undefined)
-      await wait(bulk.startedAt + this.durationMs - performance.now(), this.signal);
+      await wait(bulk.startedAt + this.durationMs - performance.now(), { signal: this.signal });
   }
 
   /** What the server has counted when it was over there. Throws TIMEOUT. */
   async finalFigures(patienceMs: number): Promise<SpeedFigures> {
-    await Promise.race([this.ended, wait(this.durationMs + patienceMs, this.signal)]);
+    await Promise.race([this.ended, wait(this.durationMs + patienceMs, { signal: this.signal })]);
     if (this.failure) throw this.failure;
     if (this.signal.aborted) throw cancelled();
     if (this.#last?.final) return this.#last;
@@ -317,7 +317,7 @@ class Run {
       }
       const rttMs = performance.now() - startedAt;
       this.rtts.push(roundRtt(rttMs));
-      await wait(PING_MS - rttMs, this.signal);
+      await wait(PING_MS - rttMs, { signal: this.signal });
     }
   }
 }

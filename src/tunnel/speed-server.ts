@@ -71,7 +71,7 @@ export class SpeedServer {
     const ended = new AbortController();
     const go = () => ended.abort();
     waiting.add(go);
-    await wait(LEFT_MS, AbortSignal.any([ended.signal, signal]));
+    await wait(LEFT_MS, { signal: AbortSignal.any([ended.signal, signal]) });
     waiting.delete(go);
   }
 }
@@ -119,7 +119,7 @@ export class SpeedConnection {
         const figures = test.figures();
         yield encodeMessage(figures);
         if (figures.final) return;
-        await wait(Math.min(FIGURES_MS, Math.max(1, test.leftMs)), signal);
+        await wait(Math.min(FIGURES_MS, Math.max(1, test.leftMs)), { signal });
       }
     } finally {
       test.close();

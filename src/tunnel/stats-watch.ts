@@ -8,6 +8,7 @@ import type { PeerSession } from '../session/handshake.js';
 import type { Dispatcher } from '../session/rpc-session.js';
 import type { PeerFigures } from './status.js';
 import type { StatusModel } from './status-model.js';
+import { wait } from './wait.js';
 
 const METHOD = 'stats.watch';
 const INTERVAL_MS = 1000;
@@ -22,7 +23,7 @@ export function statsMethods(model: StatusModel, peer: string): Dispatcher {
       while (!signal.aborted) {
         const figures = model.peerFigures(peer);
         if (figures) yield Buffer.from(JSON.stringify(figures), 'utf8');
-        await pause(INTERVAL_MS, signal);
+        await wait(INTERVAL_MS, { signal, keepAlive: false });
       }
     },
   };
@@ -95,17 +96,4 @@ export function decodeFigures(item: Uint8Array): PeerFigures {
     path: printable(String(from.path).slice(0, MAX_PATH_NAME)),
     ...(from.lossRatio === undefined ? {} : { lossRatio: Math.min(1, number('lossRatio')) }),
   };
-}
-
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener('abort', done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    timer.unref();
-    signal.addEventListener('abort', done, { once: true });
-  });
 }

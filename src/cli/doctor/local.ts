@@ -3,6 +3,7 @@
 import type { IrohEndpoint, NearbyNode } from '../../session/engines/iroh-network.js';
 import { Identity } from '../../session/identity.js';
 import { descriptorLimit } from '../../tunnel/descriptors.js';
+import { wait } from '../../tunnel/wait.js';
 import { bindEndpoint, lanOff, type NetworkFlags } from '../network-flags.js';
 import type { Paths } from '../paths.js';
 import { type Check, failed, skipped } from './check.js';
@@ -161,9 +162,6 @@ async function mdns(
   const off = lanOff(flags);
   if (!endpoint) return skipped('mdns', 'there is no endpoint to look with');
   if (off !== undefined) return checkMdns({ off, startError: undefined, multicast: [], nearby: [] });
-  const [multicast] = await Promise.all([
-    everyAddress(addresses, multicastRoundTrip),
-    new Promise((resolve) => setTimeout(resolve, LAN_MS)),
-  ]);
+  const [multicast] = await Promise.all([everyAddress(addresses, multicastRoundTrip), wait(LAN_MS)]);
   return checkMdns({ startError: endpoint.lookupErrors.lan, multicast, nearby: endpoint.nearby });
 }

@@ -5,7 +5,7 @@ import { get } from 'node:http';
 import { get as getSecure } from 'node:https';
 import { systemCode } from '../../error.js';
 import { bindSocket, closeSocket, udpSocket } from '../../tunnel/udp-socket.js';
-import { within } from './check.js';
+import { within } from '../within.js';
 import { boundedLookup } from './resolve.js';
 
 const PACKET_MS = 1000;

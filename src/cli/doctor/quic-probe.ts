@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { systemCode } from '../../error.js';
 import { closeSocket, connectSocket, udpSocket } from '../../tunnel/udp-socket.js';
-import { within } from './check.js';
+import { within } from '../within.js';
 
 const WAIT_MS = 1500;
 const AGAIN_MS = 300;

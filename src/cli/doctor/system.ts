@@ -10,7 +10,8 @@ import {
   SOCKET_BUFFER_BYTES,
   udpSocket,
 } from '../../tunnel/udp-socket.js';
-import { type Check, fine, problem, skipped, within } from './check.js';
+import { within } from '../within.js';
+import { type Check, fine, problem, skipped } from './check.js';
 import { boundedLookup } from './resolve.js';
 
 /** Below this a busy forward comes to its end: every connection is a file. */

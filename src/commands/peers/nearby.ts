@@ -7,6 +7,7 @@ import { bindEndpoint, lanOff } from '../../cli/network-flags.js';
 import { loadNames, peersFile } from '../../cli/peer-names.js';
 import { listenForShutdown } from '../../cli/shutdown.js';
 import { Spinner } from '../../cli/spinner.js';
+import { within } from '../../cli/within.js';
 import { TunnelError } from '../../error.js';
 import type { IrohEndpoint } from '../../session/engines/iroh-network.js';
 import { Identity } from '../../session/identity.js';
@@ -62,7 +63,7 @@ export default class PeersNearby extends BaseCommand {
       };
       count();
       const end = endpoint.onNearby(count);
-      exitCode = await waitUntil(timeoutMs, shutdown.requested);
+      exitCode = await within(shutdown.requested, timeoutMs, undefined);
       end();
       spinner.stop();
       const nodes = announcedNodes(endpoint.nearby);
@@ -100,18 +101,5 @@ export default class PeersNearby extends BaseCommand {
       `  addresses  ${addresses.join(', ')}`,
       `  ${plainForwardLine(nodeId, specs)}`,
     ];
-  }
-}
-
-/** Undefined when the time is over, else what was asked for meanwhile. */
-async function waitUntil(ms: number, asked: Promise<number>): Promise<number | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const over = new Promise<undefined>((resolve) => {
-    timer = setTimeout(() => resolve(undefined), ms);
-  });
-  try {
-    return await Promise.race([over, asked]);
-  } finally {
-    clearTimeout(timer);
   }
 }
