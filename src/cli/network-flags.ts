@@ -54,7 +54,7 @@ export const statsFlags = {
 export const rateFlag = {
   'limit-rate': Flags.string({
     description:
-      'bytes a second each way: of everything, of one service (db=500kB/s); of expose also of one peer (peer:<node-id>=2Mbit); repeatable',
+      'bytes a second each way: of everything, of one service (db=500kB/s); of expose also of one peer (peer:alice=2Mbit); repeatable',
     multiple: true,
     multipleNonGreedy: true,
     default: [],

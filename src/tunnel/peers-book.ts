@@ -138,3 +138,12 @@ export function checkPeerName(name: string): string {
     hint: "a name is 1 to 64 letters, digits, '.', '_' or '-', and no node ID: alice",
   });
 }
+
+/** Throws USAGE where the name is another node's. */
+export function checkNameIsFree(book: PeersBook, name: string, nodeId: NodeId): void {
+  const known = book.get(name);
+  if (known === undefined || known.nodeId === nodeId) return;
+  throw new TunnelError('USAGE', `'${name}' is another node in the peers book already`, {
+    hint: `choose another name, or first run: tunnel peers remove ${name}`,
+  });
+}

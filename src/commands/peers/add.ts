@@ -8,6 +8,7 @@ import { parseServiceRights } from '../../cli/peer-rights.js';
 import { TunnelError } from '../../error.js';
 import {
   allowing,
+  checkNameIsFree,
   checkPeerName,
   findByNodeId,
   newEntry,
@@ -52,19 +53,14 @@ export default class PeersAdd extends BaseCommand {
     const rights = parseServiceRights(flags.allow ?? []);
     const file = peersFile(this.paths);
     const book = await file.update((before) => {
-      const known = before.get(name);
-      if (known && known.nodeId !== ticket.nodeId) {
-        throw new TunnelError('USAGE', `'${name}' is another node in the peers book already`, {
-          hint: `choose another name, or first run: tunnel peers remove ${name}`,
-        });
-      }
+      checkNameIsFree(before, name, ticket.nodeId);
       const [other] = findByNodeId(before, ticket.nodeId) ?? [];
       if (other !== undefined && other !== name) {
         throw new TunnelError('USAGE', `that node is in the peers book already, as '${other}'`, {
           hint: `run: tunnel peers rename ${other} ${name}`,
         });
       }
-      const entry = withTicket(known ?? newEntry(ticket.nodeId), ticket);
+      const entry = withTicket(before.get(name) ?? newEntry(ticket.nodeId), ticket);
       return new Map(before).set(name, rights.length > 0 ? allowing(entry, rights, undefined) : entry);
     });
     const entry = book.get(name) as PeerEntry;

@@ -7,6 +7,7 @@ import { parseServiceRights } from '../../cli/peer-rights.js';
 import { decideOnce, pendingPeers, wantedRights, whichPeer } from '../../cli/pending-peers.js';
 import { TunnelError } from '../../error.js';
 import {
+  checkNameIsFree,
   checkPeerName,
   EVERY_SERVICE,
   findByNodeId,
@@ -70,8 +71,7 @@ export default class PeersAllow extends BaseCommand {
       });
     }
     const book = await file.update((before) => {
-      if (name !== undefined && before.has(name) && before.get(name)?.nodeId !== nodeId)
-        throw new TunnelError('USAGE', `'${name}' is another node in the peers book already`);
+      if (name !== undefined) checkNameIsFree(before, name, nodeId);
       return recordDecision(before, nodeId, { allowed: true, services: rights, expiresAtMs, name });
     });
     const [known, entry] = findByNodeId(book, nodeId) as readonly [string, PeerEntry];

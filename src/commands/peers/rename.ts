@@ -2,8 +2,7 @@ import { Args } from '@oclif/core';
 import { BaseCommand } from '../../cli/base-command.js';
 import { peerJson } from '../../cli/peer-lines.js';
 import { peersFile, requirePeer } from '../../cli/peer-names.js';
-import { TunnelError } from '../../error.js';
-import { checkPeerName, type PeerEntry } from '../../tunnel/peers-book.js';
+import { checkNameIsFree, checkPeerName, type PeerEntry } from '../../tunnel/peers-book.js';
 
 export default class PeersRename extends BaseCommand {
   static override summary = 'Give a peer another name';
@@ -19,13 +18,10 @@ export default class PeersRename extends BaseCommand {
     const name = checkPeerName(args.name);
     let old = args.peer;
     const book = await peersFile(this.paths).update((before) => {
-      [old] = requirePeer(before, args.peer);
+      const [known, { nodeId }] = requirePeer(before, args.peer);
+      old = known;
       if (old === name) return before;
-      if (before.has(name)) {
-        throw new TunnelError('USAGE', `'${name}' is another node in the peers book already`, {
-          hint: `choose another name, or first run: tunnel peers remove ${name}`,
-        });
-      }
+      checkNameIsFree(before, name, nodeId);
       return new Map([...before].map(([key, entry]) => [key === old ? name : key, entry]));
     });
     output.print({ event: 'peer', ...peerJson(name, book.get(name) as PeerEntry) }, [
