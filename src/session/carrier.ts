@@ -4,6 +4,7 @@
  */
 import { TunnelError } from '../error.js';
 import { type FrameHandler, FrameReader } from './frame.js';
+import type { Held, HoldBack } from './hold-back.js';
 import type { BidirectionalStream } from './session.js';
 
 /** What a channel hears of its carrier. */
@@ -27,6 +28,8 @@ export interface Carrier {
   receive(handler: CarrierHandler, rest?: Buffer): void;
   /** One frame: header, or a whole small frame, and payload. False asks to hold back until `drain`. Throws STREAM_CLOSED. */
   write(head: Uint8Array, body: Uint8Array | null): boolean;
+  /** A small frame that nobody waits for: it goes out with the next one, at the latest when `until` says so. */
+  defer(frame: Uint8Array, until: HoldBack): void;
   /** No more frames from this side, in good order. */
   finish(): void;
   /** Gives the channel up in both directions, at once. */
@@ -38,9 +41,11 @@ export interface Carrier {
 /** How long a peer may go on sending into a channel that it was told has failed. */
 const STOP_AFTER_ERROR_MS = 5000;
 
-export class StreamCarrier implements Carrier {
+export class StreamCarrier implements Carrier, Held {
   readonly frameId: number;
   readonly #stream: BidirectionalStream;
+  #deferred: Uint8Array | undefined;
+  #until: HoldBack | undefined;
 
   constructor(stream: BidirectionalStream, channelId: number) {
     this.#stream = stream;
@@ -72,22 +77,53 @@ export class StreamCarrier implements Carrier {
   }
 
   write(head: Uint8Array, body: Uint8Array | null): boolean {
-    return this.#stream.write(head, body);
+    const deferred = this.#takeDeferred();
+    return this.#stream.write(deferred ? Buffer.concat([deferred, head]) : head, body);
+  }
+
+  defer(frame: Uint8Array, until: HoldBack): void {
+    const before = this.#takeDeferred();
+    this.#deferred = before ? Buffer.concat([before, frame]) : frame;
+    this.#until = until;
+    until.add(this);
+  }
+
+  release(): void {
+    const deferred = this.#takeDeferred();
+    if (!deferred) return;
+    try {
+      this.#stream.write(deferred, null);
+    } catch {
+      // Stopped or lost: the stream's own event says so.
+    }
   }
 
   finish(): void {
-    this.#stream.finish();
+    try {
+      this.#stream.finish(this.#takeDeferred());
+    } catch {
+      // As in `release`.
+    }
   }
 
   reset(code: number): void {
+    this.#takeDeferred();
     this.#stream.reset(code);
     this.#stream.stop(code);
   }
 
   endAfterError(code: number): void {
-    this.#stream.finish();
+    this.finish();
     // A stop could overtake the words of the ERROR. A peer that has read them resets its side itself.
     setTimeout(() => this.#stream.stop(code), STOP_AFTER_ERROR_MS).unref();
+  }
+
+  #takeDeferred(): Uint8Array | undefined {
+    const deferred = this.#deferred;
+    if (!deferred) return undefined;
+    this.#deferred = undefined;
+    this.#until?.delete(this);
+    return deferred;
   }
 }
 

@@ -19,6 +19,7 @@ import {
   readOffset,
   writeHeader,
 } from './frame.js';
+import { untilAnswered } from './hold-back.js';
 import { decodeResumed, encodeResumed, type ResumePoint } from './resume.js';
 import { SendBuffer } from './send-buffer.js';
 import type { WindowBudget } from './window-budget.js';
@@ -203,7 +204,9 @@ export class Channel {
     this.#opened = true;
     const body = Buffer.allocUnsafe(8);
     body.writeBigUInt64BE(BigInt(this.#granted), 0);
-    this.#control(FrameType.OPENED, body);
+    // What it gives is credit, which the opener needs only once it has sent a good deal.
+    if (this.#received < EARLY_DATA_BYTES / 2) this.#defer(FrameType.OPENED, body);
+    else this.#control(FrameType.OPENED, body);
     this.#pump();
   }
 
@@ -261,7 +264,10 @@ export class Channel {
     this.#endConsumed = true;
     // EOS takes an offset of its own, so that its receipt is proven by an ack of it.
     this.#consumed = this.#received + 1;
-    this.#sendAck();
+    clearTimeout(this.#ackTimer);
+    this.#ackTimer = undefined;
+    // This side's end, or the stream's, mostly follows at once.
+    this.#defer(FrameType.ACK, this.#ackBody());
     this.#maybeFinish();
   }
 
@@ -404,6 +410,11 @@ export class Channel {
     if (carrier && !this.#resuming) this.#write(encodeFrame(carrier.frameId, type, body), null);
   }
 
+  #defer(type: number, body: Buffer): void {
+    const carrier = this.#carrier;
+    if (carrier && !this.#resuming) carrier.defer(encodeFrame(carrier.frameId, type, body), untilAnswered);
+  }
+
   #write(head: Buffer, body: Buffer | null): void {
     const carrier = this.#carrier as Carrier;
     try {
@@ -422,12 +433,16 @@ export class Channel {
     this.#ackTimer = undefined;
     if (this.#closed || !this.#carrier || this.#resuming) return;
     this.#maybeGrow();
+    this.#control(FrameType.ACK, this.#ackBody());
+  }
+
+  #ackBody(): Buffer {
     this.#ackedConsumed = this.#consumed;
     this.#granted = Math.max(this.#granted, this.#consumed + this.#window);
     const body = Buffer.allocUnsafe(16);
     body.writeBigUInt64BE(BigInt(this.#consumed), 0);
     body.writeBigUInt64BE(BigInt(this.#granted), 8);
-    this.#control(FrameType.ACK, body);
+    return body;
   }
 
   /**

@@ -66,8 +66,9 @@ export class MeteredStream implements BidirectionalStream {
     return free;
   }
 
-  finish(): void {
-    this.#inner.finish();
+  finish(last?: Uint8Array): void {
+    this.sent += last?.length ?? 0;
+    this.#inner.finish(last);
   }
 
   reset(code: number): void {

@@ -99,7 +99,8 @@ export class PairStream extends StreamBase {
     return !this.#full;
   }
 
-  finish(): void {
+  finish(last?: Uint8Array): void {
+    if (last) this.write(null, last);
     if (this.#sendDone) return;
     this.#sendDone = true;
     this.#schedule();

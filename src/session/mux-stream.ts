@@ -80,7 +80,8 @@ export class MuxStream extends StreamBase {
     return !this.#heldBack;
   }
 
-  finish(): void {
+  finish(last?: Uint8Array): void {
+    if (last) this.write(null, last);
     if (this.#sendDone) return;
     this.#sendDone = true;
     this.#feed();

@@ -8,6 +8,7 @@ import { type Carrier, StreamCarrier } from './carrier.js';
 import { Channel, type ChannelHost, EARLY_DATA_BYTES } from './channel.js';
 import { DetachedChannels, RESUME_TIMEOUT_MS } from './detached.js';
 import { closeError, type PeerSession, sessionMayResume } from './handshake.js';
+import { untilPolled } from './hold-back.js';
 import { encodePreamble, StreamKind } from './preamble.js';
 import { encodeLists, encodeResume } from './resume.js';
 import { LINK_WINDOW_BYTES, WindowBudget } from './window-budget.js';
@@ -89,12 +90,9 @@ export class OpenedChannels {
     const stream = await peer.session.createBidirectionalStream();
     const channelId = this.#takeId();
     const open = encodeOpen(channelId);
-    try {
-      stream.write(encodePreamble(StreamKind.OPEN, open), null);
-    } catch (error) {
-      throw new TunnelError('SESSION_LOST', 'the session ended', { cause: error });
-    }
     const carrier = new StreamCarrier(stream, channelId);
+    // Most clients speak first, and at once: their first bytes go with it.
+    carrier.defer(encodePreamble(StreamKind.OPEN, open), untilPolled);
     return this.#add(peer, carrier, channelId, open, EARLY_DATA_BYTES);
   }
 

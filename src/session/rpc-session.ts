@@ -695,6 +695,10 @@ class TunnelCarrier implements Carrier {
     return this.#session.writeFrame(this, head, body);
   }
 
+  defer(frame: Uint8Array): void {
+    this.write(frame, null);
+  }
+
   finish(): void {
     // The mux has no end of its own: both ends of the channel were proven, nothing more can come.
     this.#session.forgetTunnel(this.frameId, this);

@@ -72,8 +72,11 @@ export interface SendStream {
    * Throws `TunnelError` STREAM_CLOSED after `finish`, `reset`, a stop by the peer, or a lost session.
    */
   write(head: Uint8Array | null, body: Uint8Array | null): boolean;
-  /** A clean end after everything written. Idempotent. */
-  finish(): void;
+  /**
+   * A clean end after everything written and, if given, after `last`: where the engine can, in one packet
+   * with it. Idempotent; throws as `write` does where `last` can't be sent.
+   */
+  finish(last?: Uint8Array): void;
   /** Abandons the sending side at once, also with bytes pending. Idempotent. */
   reset(code: number): void;
   /** The same stream as a platform stream: `close` finishes, `abort` resets. */

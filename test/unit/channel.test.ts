@@ -14,6 +14,7 @@ import {
 } from '../../src/session/frame.js';
 import { WindowBudget } from '../../src/session/window-budget.js';
 import { CHANNEL_ID, channelPair, offsets, type RawPeer, rawPair, type Side } from '../support/channels.js';
+import { eventually } from '../support/eventually.js';
 import { checkLeaks } from '../support/leaks.js';
 import { ticks } from '../support/ticks.js';
 
@@ -175,7 +176,7 @@ describe("a channel's credit", () => {
     await ticks();
     opener.channel.write(Buffer.alloc(INITIAL_WINDOW_BYTES));
     expect(opener.channel.write(Buffer.alloc(100 * KIB))).toBe(false);
-    await ticks();
+    await eventually(() => opener.channel.bytesOut === INITIAL_WINDOW_BYTES);
     acceptor.release(INITIAL_WINDOW_BYTES / 4 - 1);
     await ticks();
     expect(opener.channel.bytesOut).toBe(INITIAL_WINDOW_BYTES);
@@ -380,7 +381,7 @@ describe('the end of a channel', () => {
     channel.write(Buffer.from('hello'));
     channel.end();
     peer.send(FrameType.EOS, offsets(0));
-    await ticks();
+    await eventually(() => peer.frames.length === 3);
     expect(peer.frames.map(({ type }) => type)).toEqual([FrameType.DATA, FrameType.EOS, FrameType.ACK]);
     expect(peer.frames[1]?.body).toEqual(offsets(5));
     expect(peer.frames[2]?.body.readBigUInt64BE(0)).toBe(1n);

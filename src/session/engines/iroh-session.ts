@@ -298,7 +298,8 @@ export class IrohStream extends StreamBase {
     }
   }
 
-  finish(): void {
+  finish(last?: Uint8Array): void {
+    if (last) this.write(null, last);
     if (!this.#writing) return;
     quietly(() => this.#native.finish());
     this.#endWriting();

@@ -323,7 +323,8 @@ class MemoryStream extends StreamBase {
     return !this.#blocked;
   }
 
-  finish(): void {
+  finish(last?: Uint8Array): void {
+    if (last) this.write(null, last);
     if (this.#sendDone) return;
     this.#sendDone = true;
     this.#toFar((far) => far.#receiveEnd(() => far.sinks.end()));
