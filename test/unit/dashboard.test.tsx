@@ -2,7 +2,7 @@
 import { Text } from 'ink';
 import { render } from 'ink-testing-library';
 import stringWidth from 'string-width';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Dashboard } from '../../src/tui/dashboard.js';
 import type { Approval, StatusSnapshot } from '../../src/tunnel/status.js';
 import { eventually } from '../support/eventually.js';
@@ -10,6 +10,9 @@ import { ManualFeed, ModelBench, PEER, RecordedActions } from '../support/figure
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
 const OBEYED = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/;
+/** How the view itself makes texts bold, dim and inverse. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: what a terminal is told
+const STYLES = /\x1b\[(?:1|2|7|22|27)m/g;
 const SIZES = [
   [80, 24],
   [200, 60],
@@ -18,7 +21,11 @@ const SIZES = [
 
 const cleanups: (() => void)[] = [];
 
+// As the program shows it; ink-testing-library passes no such option on.
+beforeEach(() => vi.stubEnv('INK_SCREEN_READER', 'true'));
+
 afterEach(() => {
+  vi.unstubAllEnvs();
   for (const cleanup of cleanups.splice(0)) cleanup();
 });
 
@@ -55,7 +62,7 @@ function show(
     app.unmount();
     app.cleanup();
   });
-  const screen = () => app.lastFrame() ?? '';
+  const screen = () => (app.lastFrame() ?? '').replace(STYLES, '');
   const press = async (text: string, shows: RegExp | (() => boolean)) => {
     // The keys are listened for once React has run its effects.
     await eventually(() => app.stdin.listenerCount('readable') > 0);
@@ -122,6 +129,24 @@ describe.each(SIZES)('at %i×%i', (columns, rows) => {
     await press('?', /HELP/);
     expectFits(screen(), columns, rows);
   });
+});
+
+it.each(SIZES)('at %i×%i Ink shows the same with its grid of cells', async (columns, rows) => {
+  const snapshot = bench(100, { nameOf: () => '数据库 👩‍👩‍👧‍👦' }).snapshot();
+  const lines = (screen: string) => screen.split('\n').map((line) => line.trimEnd());
+  const linear = show([snapshot], { columns, rows });
+  vi.stubEnv('INK_SCREEN_READER', 'false');
+  const grid = show([snapshot], { columns, rows });
+  expect(lines(linear.screen())).toEqual(lines(grid.screen()));
+  for (const [key, shows] of [
+    ['?', /HELP/],
+    ['q', /▸CHANNELS/],
+    ['\r', /CHANNEL 100/],
+  ] as const) {
+    await linear.press(key, shows);
+    await grid.press(key, shows);
+    expect(lines(linear.screen())).toEqual(lines(grid.screen()));
+  }
 });
 
 describe('selection', () => {
