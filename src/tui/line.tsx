@@ -15,7 +15,8 @@ export interface LineProps {
 /** Selection is shown by a mark as well as by inverse video; the row's own colours would make patches of it. */
 export function Line({ segments, width, color, selected = false }: LineProps): ReactElement {
   const fitting = within(segments, width - 1);
-  if (!selected) return <Row text={` ${paint(fitting, color)}`} />;
+  // What is blank at its end a terminal need not be told.
+  if (!selected) return <Row text={` ${paint(fitting, color).trimEnd()}`} />;
   const text = fitting.map((segment) => segment.text).join('');
   return <Row text={styleText('inverse', `›${toWidth(text, width - 1)}`, ALWAYS)} />;
 }

@@ -128,6 +128,26 @@ describe.each(SIZES)('at %i×%i', (columns, rows) => {
     expectFits(screen(), columns, rows);
     await press('?', /HELP/);
     expectFits(screen(), columns, rows);
+    // All of it, also where there is least room.
+    expect(screen()).toContain('connected, not connected');
+    expect(screen().split('\n').slice(1).join()).not.toContain('…');
+  });
+
+  it('what is asked shows how to answer it', async () => {
+    const { screen, press } = show([bench(2).snapshot()], { columns, rows });
+    await press('x', /reset channel 2\? {2}y yes {2}n no/);
+    expectFits(screen(), columns, rows);
+    await press('n', /not reset/);
+    await press('q', /stop\? {2}y yes {2}n no/);
+    expectFits(screen(), columns, rows);
+  });
+
+  it('how far a channel is closed can be read', () => {
+    const model = bench();
+    model.open(1, { state: 'half-closed (sent EOS)', client: undefined });
+    model.after(1000);
+    const { screen } = show([model.snapshot()], { columns, rows });
+    expect(screen()).toMatch(/sent EOS/);
   });
 });
 
@@ -210,7 +230,7 @@ describe('keys', () => {
 
   it('reset asks, and only y means yes', async () => {
     const { press, actions } = show([bench(2).snapshot()]);
-    await press('x', /reset channel 2\?/);
+    await press('x', /reset channel 2\? {2}y yes/);
     await press('q', /not reset/);
     expect(actions.done).toEqual([]);
     await press('xy', /channel 2 was reset/);
@@ -221,7 +241,7 @@ describe('keys', () => {
 
   it('quit asks when it would end channels, and not when it only ends the view', async () => {
     const own = show([bench(2).snapshot()]);
-    await own.press('q', /stop\? 2 channels/);
+    await own.press('q', /stop\? {2}y yes {2}n no: 2 open channels/);
     await own.press('n', /q quit/);
     expect(own.quits).toEqual([]);
     await own.press('qy', () => own.quits.length === 1);
