@@ -181,10 +181,17 @@ async function rememberPort(file: string, port: string): Promise<void> {
 function relays(urls: readonly string[] | undefined): 'default' | readonly string[] {
   if (!urls || urls.length === 0) return 'default';
   for (const url of urls) {
-    if (/^https?:\/\/[^/]/.test(url) && URL.canParse(url)) continue;
-    throw new TunnelError('USAGE', `'${url}' is no relay URL`, {
-      hint: 'example: --relay https://relay.example.org',
-    });
+    if (!/^https?:\/\/[^/]/.test(url) || !URL.canParse(url)) {
+      throw new TunnelError('USAGE', `'${url}' is no relay URL`, {
+        hint: 'example: --relay https://relay.example.org',
+      });
+    }
+    // The engine looks for the brackets in the certificate, finds none, and would try for ever.
+    if (/^https:\/\/\[/.test(new URL(url).href)) {
+      throw new TunnelError('USAGE', `a relay with TLS cannot be named by an IPv6 address, as in '${url}'`, {
+        hint: 'use its name: --relay https://relay.example.org',
+      });
+    }
   }
   return urls;
 }
