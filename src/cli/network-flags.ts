@@ -10,6 +10,7 @@ import type { Identity } from '../session/identity.js';
 import { isSocketAddress } from '../session/ticket.js';
 import { formatHostPort } from '../tunnel/spec.js';
 import { extraRoots } from './extra-roots.js';
+import { settleProxy } from './proxy.js';
 
 export const networkFlags = {
   relay: Flags.string({
@@ -113,11 +114,13 @@ export async function bindEndpoint(
 ): Promise<IrohEndpoint> {
   const { bindIroh } = await import('../session/engines/iroh.js');
   const relayRoots = await extraRoots();
+  const relay = flags['no-relay'] ? 'none' : relays(flags.relay);
+  settleProxy(relay, process.env);
   const bindTo = (bind: readonly string[]) =>
     bindIroh({
       identity,
       bind,
-      relay: flags['no-relay'] ? 'none' : relays(flags.relay),
+      relay,
       addressLookup: !flags['no-relay'],
       // Nothing on the network reaches a loopback address.
       ...(flags.lan && !bind.some(isLoopback) ? { lan: { announce, name: lanName } } : {}),
