@@ -21,14 +21,16 @@ const { values: args } = parseArgs({
     quick: { type: 'boolean', default: false },
     seconds: { type: 'string' },
     mbit: { type: 'string', default: '50' },
-    rtt: { type: 'string', default: '20,100,200' },
-    loss: { type: 'string', default: '0,0.1,1' },
+    rtt: { type: 'string' },
+    loss: { type: 'string' },
     streams: { type: 'string', default: '1,8' },
     congestion: { type: 'string', default: 'cubic,bbr' },
   },
 });
 const numbers = (text: string) => text.split(',').map(Number);
 const seconds = Number(args.seconds ?? (args.quick ? 4 : 10));
+const roundTrips = numbers(args.rtt ?? (args.quick ? '20,200' : '20,100,200'));
+const losses = numbers(args.loss ?? (args.quick ? '0,1' : '0,0.1,1'));
 const bytesPerSecond = (Number(args.mbit) * 1e6) / 8;
 /** A tenth of a second, as home routers have. */
 const queueBytes = bytesPerSecond / 10;
@@ -100,8 +102,8 @@ async function main(): Promise<void> {
         'worst delay of the emulator',
       ]),
     );
-    for (const rtt of numbers(args.rtt)) {
-      for (const loss of numbers(args.loss)) {
+    for (const rtt of roundTrips) {
+      for (const loss of losses) {
         for (const streams of numbers(args.streams)) {
           const line = { bytesPerSecond, delayMs: rtt / 2, lossRatio: loss / 100, queueBytes };
           await wan.set(line);
