@@ -173,6 +173,7 @@ async function main(): Promise<void> {
       );
     }
   } finally {
+    delete process.env.NODE_EXTRA_CA_CERTS;
     rmSync(folder, { recursive: true, force: true });
   }
   say('');

@@ -28,6 +28,11 @@ export const networkFlags = {
     default: true,
     allowNo: true,
   }),
+  dns: Flags.boolean({
+    description: "find peers through iroh's DNS, and be found; never with --no-relay",
+    default: true,
+    allowNo: true,
+  }),
   dht: Flags.boolean({
     description: 'also find peers, and be found, through the public BitTorrent DHT',
   }),
@@ -91,6 +96,7 @@ export interface NetworkFlags {
   readonly 'no-relay': boolean;
   readonly bind?: string | undefined;
   readonly lan: boolean;
+  readonly dns: boolean;
   readonly dht: boolean;
   readonly congestion: string;
 }
@@ -121,7 +127,7 @@ export async function bindEndpoint(
       identity,
       bind,
       relay,
-      addressLookup: !flags['no-relay'],
+      addressLookup: flags.dns && !flags['no-relay'],
       // Nothing on the network reaches a loopback address.
       ...(flags.lan && !bind.some(isLoopback) ? { lan: { announce, name: lanName } } : {}),
       // Where there is no relay to name, the addresses are all there is to publish.

@@ -28,12 +28,15 @@ afterEach(async () => {
 });
 
 /** The two have no address family in common, so they have nothing but the relay. The expose knows no proxy. */
-async function throughRelay(env: Readonly<Record<string, string>>): Promise<string> {
+async function throughRelay(
+  env: Readonly<Record<string, string>>,
+  more: readonly string[] = [],
+): Promise<string> {
   const echo = await listen((socket) => socket.pipe(socket));
   const flags = ['--relay', relay, '--json'];
   const expose = machine().startAs('expose', `${echo.port}`, '--bind', '127.0.0.1', ...flags);
   const ticket = (await expose.event('ready')).ticket as string;
-  const forward = machine(env).startAs('forward', ticket, `0:${echo.port}`, '--bind', '::1', ...flags);
+  const forward = machine(env).startAs('forward', ticket, `0:${echo.port}`, '--bind', '::1', ...flags, ...more);
   const port = await forward.listeningPort();
   expect(await forward.event('session', { state: 'connected' })).toMatchObject({ path: 'iroh-relay' });
   const app = await dial(port);
@@ -61,6 +64,11 @@ describe('a forward', () => {
     expect(await throughRelay(env)).toBe('there and back');
     expect(await eventually(() => proxy.asked.includes('dns.iroh.link:443'))).toBe(true);
     expect(proxy.asked).not.toContain(new URL(relay).host);
+  });
+
+  it('asks for its relay alone with --no-dns', async () => {
+    expect(await throughRelay({ https_proxy: proxy.url }, ['--no-dns'])).toBe('there and back');
+    expect([...new Set(proxy.asked)]).toEqual([new URL(relay).host]);
   });
 
   it('asks nobody through it where everything is excluded', async () => {

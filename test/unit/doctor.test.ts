@@ -469,12 +469,13 @@ describe('the network', () => {
 describe('the way to a peer', () => {
   checkLeaks();
   const nowhere = { direct: [], relays: [], webtransport: 0, isNearby: false };
-  const flags = { 'no-relay': true, dht: false, relay: undefined };
+  const flags = { 'no-relay': true, dns: true, dht: false, relay: undefined };
   const at = '192.0.2.1:4433';
 
   it('needs an address, or somebody who may know one', () => {
     expect(verdict(checkAddresses(nowhere, flags))).toBe(69);
     expect(checkAddresses(nowhere, { ...flags, 'no-relay': false }).detail).toContain("iroh's DNS may know");
+    expect(verdict(checkAddresses(nowhere, { ...flags, 'no-relay': false, dns: false }))).toBe(69);
     expect(checkAddresses(nowhere, { ...flags, dht: true }).detail).toContain('the DHT');
     expect(checkAddresses({ ...nowhere, direct: [at], isNearby: true }, flags).detail).toBe(
       `${at}; seen on the local network`,
