@@ -36,7 +36,15 @@ async function throughRelay(
   const flags = ['--relay', relay, '--json'];
   const expose = machine().startAs('expose', `${echo.port}`, '--bind', '127.0.0.1', ...flags);
   const ticket = (await expose.event('ready')).ticket as string;
-  const forward = machine(env).startAs('forward', ticket, `0:${echo.port}`, '--bind', '::1', ...flags, ...more);
+  const forward = machine(env).startAs(
+    'forward',
+    ticket,
+    `0:${echo.port}`,
+    '--bind',
+    '::1',
+    ...flags,
+    ...more,
+  );
   const port = await forward.listeningPort();
   expect(await forward.event('session', { state: 'connected' })).toMatchObject({ path: 'iroh-relay' });
   const app = await dial(port);

@@ -181,7 +181,8 @@ export function checkAddresses(
   ];
   if (has.length > 0) return fine(name, has.join('; '));
   if (asks.length > 0) return fine(name, `none here; ${asks.join(' and ')} may know where it is`);
-  const fix = 'use the ticket that tunnel expose prints there, or let it be looked up: without --no-relay and --no-dns';
+  const fix =
+    'use the ticket that tunnel expose prints there, or let it be looked up: without --no-relay and --no-dns';
   return problem(
     name,
     'nothing says where it is: no address, no relay, and it is not on this network',
