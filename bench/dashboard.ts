@@ -6,10 +6,10 @@
  * time of a frame with 10,000 channels. Everything on loopback.
  */
 
-import { PassThrough, Writable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
-import { ManualFeed, ModelBench, RecordedActions } from '../test/support/figures.js';
+import { mountBuilt } from '../test/support/built-dashboard.js';
+import { ManualFeed, ModelBench } from '../test/support/figures.js';
 import { NO_TMUX, Terminal } from '../test/support/terminal.js';
 import { TUNNEL } from './support/contenders.js';
 import { cpuSeconds, Helper, onExit, scratchPath, start } from './support/processes.js';
@@ -100,50 +100,23 @@ async function firstFrame(ticket: string): Promise<number> {
 
 /** Milliseconds for a sample, a snapshot and the whole frame, with every channel moving. */
 async function frames(count: number): Promise<readonly number[]> {
-  process.env.NODE_ENV = 'production';
-  // As it is shipped: one file.
-  const built = new URL('../dist/tui/dashboard.js', import.meta.url).href;
-  const { mount } = (await import(built)) as typeof import('../src/tui/dashboard.js');
   const bench = new ModelBench();
   bench.listening('127.0.0.1:1');
   for (let id = 1; id <= count; id += 1) bench.open(id);
-  let painted: () => void = () => undefined;
-  const screen = Object.assign(
-    new Writable({
-      decodeStrings: false,
-      write: (_frame, _encoding, done) => {
-        painted();
-        done();
-      },
-    }),
-    { columns: 200, rows: 60, isTTY: true },
-  );
-  const nothing = () => undefined;
-  const keyboard = { isTTY: true, setRawMode: nothing, ref: nothing, unref: nothing };
-  const stdin = Object.assign(new PassThrough(), keyboard);
   const feed = new ManualFeed(bench.snapshot({ sort: 'rate', limit: 500 }));
-  const mounted = mount(
-    { feed, actions: new RecordedActions(), color: true, endsTunnel: true, onQuit: nothing },
-    stdin as unknown as NodeJS.ReadStream,
-    screen as unknown as NodeJS.WriteStream,
-    (error) => {
-      throw error;
-    },
-  );
+  const dashboard = await mountBuilt(feed, 200, 60);
   const times: number[] = [];
   for (let frame = 0; frame < FRAMES; frame += 1) {
     await sleep(20);
     for (const figures of bench.channels.values()) figures.bytesIn += Math.floor(Math.random() * 100_000);
-    const done = new Promise<void>((resolve) => {
-      painted = resolve;
-    });
+    const painted = dashboard.nextFrame();
     const began = performance.now();
     bench.after(250);
     feed.show(bench.snapshot({ sort: 'rate', limit: 500 }));
-    await done;
+    await painted;
     times.push(performance.now() - began);
   }
-  mounted.unmount();
+  dashboard.unmount();
   bench.model.close();
   return times.sort((a, b) => a - b);
 }

@@ -1,18 +1,19 @@
 /**
- * How a connection comes to be: by which path, how soon, and how fast it then is. Two sites behind NATs
- * and two relays in network namespaces (`test/support/topology.ts`; needs root and openssl).
+ * How a connection comes to be: by which path, how soon, and how fast it then is; then `wan.ts`. Two sites
+ * behind NATs and two relays in network namespaces (`test/support/topology.ts`; needs root and openssl).
  *
- * `npx tsx bench/paths.ts [--quick]`
+ * `npm run bench:paths [-- --quick]`: about fifteen minutes, and four.
  *
  * Times are from the start of `tunnel forward`, so they have the start of Node in them, which the first
  * column tells. Every link is as fast as this machine.
  */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { namespacesMissing } from '../test/support/netns.js';
 import { type NatKind, RELAY_ADDRESSES, Topology } from '../test/support/topology.js';
@@ -172,8 +173,14 @@ async function main(): Promise<void> {
       );
     }
   } finally {
+    delete process.env.NODE_EXTRA_CA_CERTS;
     rmSync(folder, { recursive: true, force: true });
   }
+  say('');
+  // In a process of its own, as it is run alone.
+  const wan = [fileURLToPath(new URL('./wan.ts', import.meta.url)), ...(args.quick ? ['--quick'] : [])];
+  const { status } = spawnSync(process.execPath, [...process.execArgv, ...wan], { stdio: 'inherit' });
+  process.exitCode = status ?? 1;
 }
 
 function row(cells: readonly string[]): string {

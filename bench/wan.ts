@@ -5,7 +5,8 @@
  *
  * `npx tsx bench/wan.ts [--quick] [--seconds 10] [--mbit 50] [--rtt 20,100,200] [--loss 0,0.1,1]`
  *
- * What is counted is what has arrived within the time, from the first connect on: slow start included.
+ * What is counted is what has arrived within the time, from the first connect on: slow start included. A
+ * figure with `lost` is of a time in which the session was.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { createInterface } from 'node:readline';
@@ -21,14 +22,16 @@ const { values: args } = parseArgs({
     quick: { type: 'boolean', default: false },
     seconds: { type: 'string' },
     mbit: { type: 'string', default: '50' },
-    rtt: { type: 'string', default: '20,100,200' },
-    loss: { type: 'string', default: '0,0.1,1' },
+    rtt: { type: 'string' },
+    loss: { type: 'string' },
     streams: { type: 'string', default: '1,8' },
     congestion: { type: 'string', default: 'cubic,bbr' },
   },
 });
 const numbers = (text: string) => text.split(',').map(Number);
 const seconds = Number(args.seconds ?? (args.quick ? 4 : 10));
+const roundTrips = numbers(args.rtt ?? (args.quick ? '20,200' : '20,100,200'));
+const losses = numbers(args.loss ?? (args.quick ? '0,1' : '0,0.1,1'));
 const bytesPerSecond = (Number(args.mbit) * 1e6) / 8;
 /** A tenth of a second, as home routers have. */
 const queueBytes = bytesPerSecond / 10;
@@ -100,31 +103,26 @@ async function main(): Promise<void> {
         'worst delay of the emulator',
       ]),
     );
-    for (const rtt of numbers(args.rtt)) {
-      for (const loss of numbers(args.loss)) {
+    for (const rtt of roundTrips) {
+      for (const loss of losses) {
         for (const streams of numbers(args.streams)) {
           const line = { bytesPerSecond, delayMs: rtt / 2, lossRatio: loss / 100, queueBytes };
           await wan.set(line);
-          const figures = [await throughput(wan, sink, { host: Wan.FAR, port: target }, streams)];
+          const tcpRate = await throughput(wan, sink, { host: Wan.FAR, port: target }, streams);
+          const figures = [tcpRate.toFixed(1)];
           let { lateMs } = await wan.set(line);
           for (const one of congestion) {
             const forward = near.start('forward', ticket, '0:bulk', '--congestion', one);
             const port = await forward.listeningPort();
             await forward.event('session', { state: 'connected' });
-            figures.push(await throughput(wan, sink, { host: '127.0.0.1', port }, streams));
+            const rate = await throughput(wan, sink, { host: '127.0.0.1', port }, streams);
+            const isLost = forward.events.some(({ state }) => state === 'reconnecting');
+            figures.push(`${isLost ? 'lost ' : ''}${rate.toFixed(1)}`);
             forward.kill('SIGKILL');
             await forward.exited;
             lateMs = Math.max(lateMs, (await wan.set(line)).lateMs);
           }
-          say(
-            row([
-              `${rtt} ms`,
-              `${loss} %`,
-              String(streams),
-              ...figures.map((one) => one.toFixed(1)),
-              `${lateMs.toFixed(0)} ms`,
-            ]),
-          );
+          say(row([`${rtt} ms`, `${loss} %`, String(streams), ...figures, `${lateMs.toFixed(0)} ms`]));
         }
       }
     }

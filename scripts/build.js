@@ -28,14 +28,6 @@ await build({
         // Its own developer tools bring a WebSocket.
         onResolve({ filter: /^\.\/devtools\.js$/ }, () => ({ path: 'devtools', namespace: 'empty' }));
         onLoad({ filter: /.*/, namespace: 'empty' }, () => ({ contents: 'export {};' }));
-        // Half of a frame went into the widths of single letters: everyone uses the view's short cut.
-        onResolve({ filter: /^string-width$/ }, ({ importer }) =>
-          importer.endsWith('/dist/tui/width.js') ? undefined : { path: 'width', namespace: 'short-cut' },
-        );
-        onLoad({ filter: /.*/, namespace: 'short-cut' }, () => ({
-          contents: `export { columnsOf as default } from '${root}/dist/tui/width.js';`,
-          resolveDir: root,
-        }));
       },
     },
   ],

@@ -10,6 +10,7 @@ import type { Identity } from '../session/identity.js';
 import { isSocketAddress } from '../session/ticket.js';
 import { formatHostPort } from '../tunnel/spec.js';
 import { extraRoots } from './extra-roots.js';
+import { settleProxy } from './proxy.js';
 
 export const networkFlags = {
   relay: Flags.string({
@@ -24,6 +25,11 @@ export const networkFlags = {
   }),
   lan: Flags.boolean({
     description: 'find peers on the local network (mDNS)',
+    default: true,
+    allowNo: true,
+  }),
+  dns: Flags.boolean({
+    description: "find peers through iroh's DNS, and be found; never with --no-relay",
     default: true,
     allowNo: true,
   }),
@@ -90,6 +96,7 @@ export interface NetworkFlags {
   readonly 'no-relay': boolean;
   readonly bind?: string | undefined;
   readonly lan: boolean;
+  readonly dns: boolean;
   readonly dht: boolean;
   readonly congestion: string;
 }
@@ -113,12 +120,14 @@ export async function bindEndpoint(
 ): Promise<IrohEndpoint> {
   const { bindIroh } = await import('../session/engines/iroh.js');
   const relayRoots = await extraRoots();
+  const relay = flags['no-relay'] ? 'none' : relays(flags.relay);
+  settleProxy(relay, process.env);
   const bindTo = (bind: readonly string[]) =>
     bindIroh({
       identity,
       bind,
-      relay: flags['no-relay'] ? 'none' : relays(flags.relay),
-      addressLookup: !flags['no-relay'],
+      relay,
+      addressLookup: flags.dns && !flags['no-relay'],
       // Nothing on the network reaches a loopback address.
       ...(flags.lan && !bind.some(isLoopback) ? { lan: { announce, name: lanName } } : {}),
       // Where there is no relay to name, the addresses are all there is to publish.
@@ -181,10 +190,17 @@ async function rememberPort(file: string, port: string): Promise<void> {
 function relays(urls: readonly string[] | undefined): 'default' | readonly string[] {
   if (!urls || urls.length === 0) return 'default';
   for (const url of urls) {
-    if (/^https?:\/\/[^/]/.test(url) && URL.canParse(url)) continue;
-    throw new TunnelError('USAGE', `'${url}' is no relay URL`, {
-      hint: 'example: --relay https://relay.example.org',
-    });
+    if (!/^https?:\/\/[^/]/.test(url) || !URL.canParse(url)) {
+      throw new TunnelError('USAGE', `'${url}' is no relay URL`, {
+        hint: 'example: --relay https://relay.example.org',
+      });
+    }
+    // The engine looks for the brackets in the certificate, finds none, and would try for ever.
+    if (/^https:\/\/\[/.test(new URL(url).href)) {
+      throw new TunnelError('USAGE', `a relay with TLS cannot be named by an IPv6 address, as in '${url}'`, {
+        hint: 'use its name: --relay https://relay.example.org',
+      });
+    }
   }
   return urls;
 }

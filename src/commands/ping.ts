@@ -58,7 +58,9 @@ export default class PingCommand extends BaseCommand {
         timeoutMs,
         signal: shutdown.signal,
         onPing: ({ seq, path, remote, rttMs }) =>
-          output.print({ event: 'ping', seq, path, rttMs }, [`${seq}: ${rttMs} ms over ${path}, ${remote}`]),
+          output.print({ event: 'ping', seq, path, remote, rttMs }, [
+            `${seq}: ${rttMs} ms over ${path}, ${remote}`,
+          ]),
         onLost: (seq) =>
           output.report({
             event: 'error',

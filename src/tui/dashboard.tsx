@@ -213,6 +213,9 @@ export function mount(
     stdout,
     // Ink's name for handing over whole frames, unthrottled: what is painted of them is the caller's.
     debug: true,
+    // And its name for rows that follow each other as they are, without a grid of cells: of 12,000 cells
+    // nearly all of a frame's time went into making them and reading them out again.
+    isScreenReaderEnabled: true,
     exitOnCtrlC: false,
     patchConsole: false,
   });

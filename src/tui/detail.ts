@@ -40,7 +40,7 @@ function select(
     }
     case 'peers': {
       const peer = find(view.peers);
-      if (peer) return peerDetail(peer, view.now);
+      if (peer) return peerDetail(peer, view.now, width);
       break;
     }
     case 'tunnels': {
@@ -85,12 +85,18 @@ function named({ who, peer }: { readonly who: string; readonly peer: string }): 
   return who !== shortId(peer);
 }
 
-function peerDetail(peer: Of<SessionStatus>, now: number): Detail {
+const HERE_COLUMNS = 26;
+
+function peerDetail(peer: Of<SessionStatus>, now: number, width: number): Detail {
   const { theirs } = peer;
-  const both = (name: string, here: string, there: string | undefined) => ({
-    name,
-    value: here.padEnd(26) + (theirs ? (there ?? '') : ''),
-  });
+  const sideBySide = width - NAME_COLUMNS - 2 >= 2 * HERE_COLUMNS - 6;
+  const both = (name: string, here: string, there: string | undefined) => {
+    if (!theirs) return { name, value: here };
+    return {
+      name,
+      value: sideBySide ? here.padEnd(HERE_COLUMNS) + (there ?? '') : `${here}; theirs ${there}`,
+    };
+  };
   const state = `${peer.state} for ${duration(now - Date.parse(peer.since))}`;
   const lines: DetailLine[] = [
     ...(named(peer) ? [{ name: 'name', value: peer.who }] : []),
@@ -106,7 +112,7 @@ function peerDetail(peer: Of<SessionStatus>, now: number): Detail {
       ...(peer.relayed
         ? [{ name: 'why a relay', value: `${peer.relayed.message} (${peer.relayed.hint})` }]
         : []),
-      both('', 'measured here', 'as the peer sees it'),
+      ...(theirs && sideBySide ? [both('', 'measured here', 'as the peer sees it')] : []),
       both('path', peer.path ?? '', theirs?.path),
       both('round trip', roundTrip(peer.rttMs ?? 0), theirs && roundTrip(theirs.rttMs)),
       both(

@@ -90,13 +90,15 @@ export function Footer({ view, screen, width, color, hasInvitation }: FooterProp
   );
   switch (screen.mode) {
     case 'filter':
-      return say(`/${screen.filter}▏ type to filter channels, enter keeps, esc clears`);
+      return say(`/${screen.filter}▏ enter keeps, esc clears; type to filter channels`);
     case 'confirm-reset': {
       const id = view.channels.find(({ rowKey }) => rowKey === screen.selected.channels)?.id;
-      return say(`reset channel ${id ?? '(gone)'}? both applications see a broken connection.  y yes  n no`);
+      return say(`reset channel ${id ?? '(gone)'}?  y yes  n no: both applications see a broken connection`);
     }
-    case 'confirm-quit':
-      return say(`stop? ${view.open} channels are open and get 10 s to end.  y yes  n no`);
+    case 'confirm-quit': {
+      const open = view.open === 1 ? '1 open channel gets' : `${view.open} open channels get`;
+      return say(`stop?  y yes  n no: ${open} 10 s to end`);
+    }
     case 'decide': {
       const { who, services, allowed } = screen.deciding ?? { who: '', services: '', allowed: false };
       const what = allowed ? `let ${who} in to ${services}` : `deny ${who}`;
@@ -160,24 +162,24 @@ export function DetailPage({
   return <Page {...props} title={detail.title} lines={detail.lines} nameColumns={DETAIL_NAME_COLUMNS} />;
 }
 
+/** Short enough for 40 columns and 15 rows. */
 const HELP: readonly { readonly name: string; readonly value: string }[] = [
-  { name: 'tab', value: 'next pane; shift-tab the one before' },
-  { name: '↑ ↓ j k', value: 'select; PgUp PgDn a page, g first, G last' },
-  { name: 'enter', value: 'everything about the selected row; esc back' },
-  { name: '/', value: 'show only channels that contain a text' },
-  { name: 's  S', value: 'sort channels by the next field; turn round' },
-  { name: 'p  space', value: 'hold the screen still; the tunnel goes on' },
-  { name: 'x', value: 'reset the selected channel, after asking' },
-  { name: 'a  d', value: 'allow or deny the peer that waits; asks how' },
-  { name: 't', value: 'expose: the line for the other machine' },
-  { name: 'q', value: 'quit; open channels get 10 s. Ctrl-C too' },
-  { name: '', value: '' },
+  { name: 'tab', value: 'next pane; shift-tab back' },
+  { name: '↑ ↓ j k', value: 'select; PgUp PgDn; g G ends' },
+  { name: 'enter', value: 'all about the row; esc back' },
+  { name: '/', value: 'only channels with a text' },
+  { name: 's  S', value: 'sort by next field; reverse' },
+  { name: 'p  space', value: 'hold the screen still' },
+  { name: 'x', value: 'reset channel; asks first' },
+  { name: 'a  d', value: 'let in or deny who waits' },
+  { name: 't', value: 'expose: show the ticket' },
+  { name: 'q  Ctrl-C', value: 'quit; open channels: 10 s' },
   { name: '▲ ▼', value: 'to the peer, from the peer' },
   { name: '● ◌', value: 'connected, not connected' },
 ];
 
 export function HelpPage(props: Pick<PageProps, 'height' | 'width' | 'color'>): ReactElement {
-  return <Page {...props} title="HELP" lines={HELP} nameColumns={9} />;
+  return <Page {...props} title="HELP" lines={HELP} nameColumns={10} />;
 }
 
 /** The lines of `expose`, broken where they must be: pasted back, the breaks do no harm. */

@@ -136,7 +136,8 @@ function TablePane<Row extends { readonly rowKey: string }>(props: TableProps<Ro
       <Title text={props.title} right={props.right ?? ''} width={width} color={color} focused={focused} />
       {shown.map((row, index) => (
         <Line
-          key={row.rowKey}
+          // biome-ignore lint/suspicious/noArrayIndexKey: a line is its place on the screen, whatever row it shows
+          key={index}
           width={width}
           color={color}
           selected={focused && first + index === selected}

@@ -1,5 +1,5 @@
 /** The columns of each pane. */
-import type { ChannelStatus, SessionStatus, StatusEvent } from '../tunnel/status.js';
+import type { ChannelState, ChannelStatus, SessionStatus, StatusEvent } from '../tunnel/status.js';
 import type { Column, Style } from './columns.js';
 import {
   bytes,
@@ -155,7 +155,7 @@ export function channelColumns({ several }: TableOptions): readonly Column<Of<Ch
       name: 'state',
       width: { least: 4 },
       priority: 2,
-      cell: ({ state }) => state,
+      cell: ({ state }, columns) => (state.length <= columns ? state : (SHORT_STATES[state] ?? state)),
       style: ({ state }) => (state === 'open' ? {} : { color: 'yellow' }),
     },
   ];
@@ -188,6 +188,12 @@ export function eventColumns({ several }: TableOptions): readonly Column<Of<Stat
     },
   ];
 }
+
+/** Where the whole state has no room, what matters of it. */
+const SHORT_STATES: Readonly<Partial<Record<ChannelState, string>>> = {
+  'half-closed (sent EOS)': 'sent EOS',
+  'half-closed (got EOS)': 'got EOS',
+};
 
 function pidColumn<Row extends { readonly pid: number }>(several: boolean): readonly Column<Row>[] {
   if (!several) return [];

@@ -1,4 +1,4 @@
-/** How many columns a text takes. Ink asks it of every cell of every frame, so what is common is answered at once. */
+/** How many columns a text takes. Asked of every cell of every frame, so what is common is answered at once. */
 import stringWidth from 'string-width';
 
 /** ASCII, and what this view draws with: all one column each. */

@@ -19,12 +19,15 @@ export interface NetworkFacts {
   readonly symmetricNat?: boolean;
   /** How many addresses it has to be reached at. */
   readonly addresses?: number;
+  /** Whether one of them is IPv4, and one IPv6. */
+  readonly ipv4?: boolean;
+  readonly ipv6?: boolean;
 }
 
 /** Must end when the signal fires. */
 export type FactsSource = (signal: AbortSignal) => Promise<NetworkFacts>;
 
-export type RelayReason = 'no-udp' | 'no-address' | 'symmetric-nat' | 'unknown';
+export type RelayReason = 'no-udp' | 'no-address' | 'no-common-family' | 'symmetric-nat' | 'unknown';
 
 export interface Relayed {
   readonly reason: RelayReason;
@@ -56,6 +59,14 @@ export function whyRelayed(here: NetworkFacts, there: NetworkFacts): Relayed {
       hint: 'check that its network is up, and that --bind does not name an address that others cannot reach',
     };
   }
+  const apart = soleFamily(here) !== undefined && soleFamily(there) !== undefined;
+  if (apart && soleFamily(here) !== soleFamily(there)) {
+    return {
+      reason: 'no-common-family',
+      message: `this side has ${soleFamily(here)} only, and the peer ${soleFamily(there)} only`,
+      hint: 'a direct path takes an address of the same family on both sides',
+    };
+  }
   if (here.symmetricNat || there.symmetricNat) {
     const where =
       here.symmetricNat && there.symmetricNat
@@ -74,6 +85,11 @@ export function whyRelayed(here: NetworkFacts, there: NetworkFacts): Relayed {
     message: 'packets sent directly do not arrive, and neither side knows why (a firewall, or a NAT)',
     hint: PORT_HINT,
   };
+}
+
+function soleFamily({ ipv4, ipv6 }: NetworkFacts): 'IPv4' | 'IPv6' | undefined {
+  if (ipv4 && ipv6 === false) return 'IPv4';
+  return ipv6 && ipv4 === false ? 'IPv6' : undefined;
 }
 
 /** What the peer may ask. */
@@ -107,10 +123,12 @@ export function decodeFacts(answer: Uint8Array): NetworkFacts {
   } catch {
     return {};
   }
-  const { udp, symmetricNat, addresses } = from;
+  const { udp, symmetricNat, addresses, ipv4, ipv6 } = from;
   return {
     ...(typeof udp === 'boolean' ? { udp } : {}),
     ...(typeof symmetricNat === 'boolean' ? { symmetricNat } : {}),
+    ...(typeof ipv4 === 'boolean' ? { ipv4 } : {}),
+    ...(typeof ipv6 === 'boolean' ? { ipv6 } : {}),
     ...(Number.isInteger(addresses) && (addresses as number) >= 0 ? { addresses: addresses as number } : {}),
   };
 }

@@ -158,6 +158,23 @@ describe('iroh: a relay', { timeout: 60_000 }, () => {
     },
   );
 
+  it.skipIf(!ipv6)('carries no more of one client than its limit', async () => {
+    const bytesPerSecond = 200_000;
+    const relay = await relayOn({ clientBytesPerSecond: bytesPerSecond });
+    const url = urlOf(relay);
+    const [from, to] = await Promise.all([
+      bind({ bind: ['127.0.0.1:0'], relay: [url] }),
+      bind({ bind: ['[::1]:0'], relay: [url] }),
+    ]);
+    await Promise.all([homeRelays(from, (r) => r.connected), homeRelays(to, (r) => r.connected)]);
+    const [dialler, acceptor] = await connect(from, to, url);
+    const text = 'x'.repeat(5 * bytesPerSecond);
+    const startedAt = performance.now();
+    expect(await echo(dialler, acceptor, text)).toBe(text);
+    // Each side sends it once. What the limit lets through at once, a tenth of a second's, is not held back.
+    expect(performance.now() - startedAt).toBeGreaterThan(2 * 4000);
+  });
+
   it('lets in only who is on its list, which can change, and says so to who is not', async () => {
     const guest = Identity.generate();
     const relay = await relayOn({ allowed: [guest.nodeId] });

@@ -47,6 +47,7 @@ describe('bad input ends with its exit code and one sentence that names the toke
     [64, 'loud', ['id', '--log-level', 'loud']],
     [64, "'not-an-ip'", ['expose', '80', '--bind', 'not-an-ip']],
     [64, "'ftp://x'", ['expose', '80', '--relay', 'ftp://x']],
+    [64, 'named by an IPv6 address', ['expose', '80', '--relay', 'https://[2001:db8::1]/']],
     [64, "'../up'", ['id', '--identity', '../up']],
     [64, 'frobnicate', ['frobnicate']],
   ])('%i for %s', async (code, token, args) => {

@@ -152,7 +152,7 @@ describe.skipIf(NO_TMUX)(`the dashboard of a process${NO_TMUX ? ` (${NO_TMUX})` 
     socket.resume();
     await terminal.until(/CHANNELS 1/);
     terminal.press('q');
-    await terminal.until(/stop\? 1 channels are open/);
+    await terminal.until(/stop\?.* 1 open channel gets/);
     terminal.press('y');
     await terminal.until(/STOPPING/);
     terminal.press('q');

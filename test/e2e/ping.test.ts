@@ -28,7 +28,7 @@ describe('tunnel ping', () => {
     expect(await ping.exited).toBe(0);
     const [first, ...more] = named(ping, 'ping');
     expect(more).toEqual([]);
-    expect(keys(first)).toEqual(['event', 'path', 'rttMs', 'seq', 'time']);
+    expect(keys(first)).toEqual(['event', 'path', 'remote', 'rttMs', 'seq', 'time']);
     expect(first).toMatchObject({ seq: 1, path: 'iroh-direct', rttMs: expect.any(Number) });
     const summary = ping.events.at(-1);
     expect(keys(summary)).toEqual(['direct', 'event', 'received', 'rttMs', 'sent', 'time']);

@@ -6,12 +6,13 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
 import { describeFaults, lasting, say } from '../support/describe-faults.js';
 import { Party } from '../support/party.js';
-import { type NatKind, RELAY_ADDRESSES, Topology } from '../support/topology.js';
+import { type NatKind, RELAY_ADDRESSES, RELAY_NAME, Topology } from '../support/topology.js';
 import { Machine, type TunnelProcess } from '../support/tunnel-process.js';
 
 const MIB = 1024 * 1024;
 const EVENT_MS = 60_000;
 const URLS = RELAY_ADDRESSES.map((address) => `https://${address}/`);
+const NAMED = [`https://${RELAY_NAME}/`];
 const folder = mkdtempSync(join(tmpdir(), 'tunnel-paths-'));
 const [key, certificate] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
 const machines: Machine[] = [];
@@ -32,7 +33,10 @@ describeFaults('paths', { timeout: 180_000 }, () => {
       [
         ...['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes'],
         ...['-keyout', key, '-out', certificate, '-days', '2', '-subj', '/CN=relay.test'],
-        ...['-addext', `subjectAltName=${RELAY_ADDRESSES.map((one) => `IP:${one}`).join(',')}`],
+        ...[
+          '-addext',
+          `subjectAltName=DNS:${RELAY_NAME},${RELAY_ADDRESSES.map((one) => `IP:${one}`).join(',')}`,
+        ],
         ...['-addext', 'basicConstraints=critical,CA:FALSE'],
       ],
       { stdio: 'ignore' },
@@ -56,8 +60,8 @@ describeFaults('paths', { timeout: 180_000 }, () => {
   });
 
   /** Two, since one alone cannot tell whether a NAT gives each destination another port. */
-  async function startRelays(): Promise<void> {
-    for (const address of RELAY_ADDRESSES) {
+  async function startRelays(hosts: readonly string[] = RELAY_ADDRESSES): Promise<void> {
+    for (const address of hosts) {
       const host = machine(topology.internet.namespace);
       const relay = host.startAs(
         ...['relay', '--listen', `${address}:443`, '--cert', certificate, '--key', key, '--json'],
@@ -72,7 +76,7 @@ describeFaults('paths', { timeout: 180_000 }, () => {
     await topology.right.nat(right);
   }
 
-  const relayFlags = () => URLS.flatMap((url) => ['--relay', url]);
+  const relayFlags = (urls: readonly string[] = URLS) => urls.flatMap((url) => ['--relay', url]);
 
   /** The right host offers an echo, the left one forwards it. */
   async function connect(flags: readonly string[] = relayFlags()) {
@@ -180,8 +184,52 @@ describeFaults('paths', { timeout: 180_000 }, () => {
     });
   });
 
-  // Not built here: an IPv6-only site (the topology has IPv4 alone).
-  it.todo('a node with IPv6 only and one with both reach each other');
+  it('a node with IPv6 only and one with both are direct on one LAN, by ticket', async () => {
+    await topology.leftIpv6Only();
+    const far = machine(topology.left.host.namespace);
+    const near = machine(topology.left.neighbour.namespace);
+    const { ticket } = await far.expose('9');
+    const ping = near.start('ping', ticket);
+    expect(await ping.exited).toBe(0);
+    expect(ping.events.at(-1)).toMatchObject({ direct: true });
+    const { remote } = await ping.event('ping');
+    expect(remote).toMatch(/^\[2001:db8:78:/);
+  });
+
+  it.each<NatKind>(['none', 'port-restricted'])(
+    'a node with IPv6 only and one with both become direct through firewalls as of NAT %s',
+    async (kind) => {
+      await topology.leftIpv6Only();
+      await nats(kind, kind);
+      await startRelays(['[::]']);
+      const { near, port, direct } = await connect(relayFlags(NAMED));
+      await direct();
+      await transfer(port, 8 * MIB);
+      const { stdout } = await near.run('status', '--json');
+      expect(stdout).toContain('"remote":"[2001:db8:79::2]:');
+      expect(stdout).toContain('"family":"IPv6"');
+    },
+  );
+
+  it('a node with IPv6 only and one with both reach each other by a relay where UDP is dropped', async () => {
+    await topology.leftIpv6Only();
+    await topology.left.dropUdp(true);
+    await startRelays(['[::]']);
+    const { forward, port, session } = await connect(relayFlags(NAMED));
+    expect(session.path).toBe('iroh-relay');
+    await transfer(port, 4 * MIB);
+    expect(await forward.event('notice', { code: 'relayed' })).toMatchObject({ reason: 'no-udp' });
+  });
+
+  it('a node with IPv6 only and one with IPv4 only reach each other by a relay, and say why', async () => {
+    await topology.leftIpv6Only();
+    await topology.right.host.run('ip', ['-6', 'addr', 'flush', 'dev', 'net0']);
+    await startRelays(['[::]']);
+    const { forward, port, session } = await connect(relayFlags(NAMED));
+    expect(session.path).toBe('iroh-relay');
+    await transfer(port, 4 * MIB);
+    expect(await forward.event('notice', { code: 'relayed' })).toMatchObject({ reason: 'no-common-family' });
+  });
 
   it('an uplink that changes in mid-transfer loses no byte and resets no connection', async () => {
     await nats('port-restricted', 'none');

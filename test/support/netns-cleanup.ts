@@ -7,7 +7,7 @@ import {
   spawn,
   spawnSync,
 } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import type { Socket } from 'node:net';
 
 export const PREFIX = 'tnl-test-';
@@ -19,7 +19,11 @@ const WATCHDOG = `cat >/dev/null
 for ns in $(ip netns list | cut -d' ' -f1 | grep "^$1"); do
   for pid in $(ip netns pids "$ns"); do kill -KILL "$pid"; done
   ip netns del "$ns"
+  rm -rf "/etc/netns/$ns"
 done`;
+
+/** Where `ip netns exec` takes files from, in the place of those of the same name in /etc. */
+export const filesOf = (namespace: string) => `/etc/netns/${namespace}`;
 
 export function watch(): void {
   if (watchdog) return;
@@ -57,6 +61,7 @@ export function removeNamespace(name: string): void {
     }
   }
   spawnSync('ip', ['netns', 'del', name]);
+  rmSync(filesOf(name), { recursive: true, force: true });
 }
 
 export function execute(program: string, args: readonly string[], input?: string): Promise<string> {

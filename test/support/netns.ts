@@ -7,8 +7,10 @@
  */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
-import { execute, PREFIX, removeNamespace, removeStale, watch } from './netns-cleanup.js';
+import { join } from 'node:path';
+import { execute, filesOf, PREFIX, removeNamespace, removeStale, watch } from './netns-cleanup.js';
 import { Agent } from './netns-sockets.js';
 
 const DEVICE = 'net0';
@@ -68,6 +70,13 @@ export class Host {
   async listen(onConnection: (socket: Socket) => void): Promise<HostListener> {
     const { server, port } = await this.#startAgent().listen();
     return new HostListener(server, port, onConnection);
+  }
+
+  /** What its programs find as /etc/hosts, of those started from now on. */
+  names(hosts: string): void {
+    const folder = filesOf(this.namespace);
+    mkdirSync(folder, { recursive: true });
+    writeFileSync(join(folder, 'hosts'), hosts);
   }
 
   async joinNetwork(): Promise<void> {

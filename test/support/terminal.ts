@@ -24,9 +24,9 @@ export class Terminal {
     this.#tmux('-f', '/dev/null', 'new-session', '-d', '-x', String(columns), '-y', String(rows), script);
   }
 
-  /** What is on the screen, without colours; `styled` with their escape sequences. */
+  /** What is on the screen, without colours; `styled` with their escape sequences, and with all its spaces. */
   screen({ styled = false }: { readonly styled?: boolean } = {}): string {
-    return this.#tmux('capture-pane', '-p', ...(styled ? ['-e'] : []));
+    return this.#tmux('capture-pane', '-p', ...(styled ? ['-e', '-N'] : []));
   }
 
   /** tmux' names of keys: `q`, `Enter`, `Tab`, `C-c`, `Escape`, `Up`. */

@@ -8,6 +8,9 @@
  *   left  10.78.2.2 ── NAT 198.18.2.2 ───┘  198.18.0.2
  *        (second uplink, down at first)
  *
+ * IPv4 alone, until a site is given IPv6: then 2001:db8:78::/64 is the left LAN's and 2001:db8:79::/64 the
+ * right one's, with the same last parts, and RELAY_NAME leads to an address of each family.
+ *
  * Needs root, `ip` and `iptables`, as `netns.ts`, and is cleaned up like that.
  */
 
@@ -23,6 +26,9 @@ import { execute, PREFIX, removeNamespace, removeStale, watch } from './netns-cl
 export type NatKind = 'none' | 'full-cone' | 'port-restricted' | 'symmetric';
 
 export const RELAY_ADDRESSES = ['198.18.0.1', '198.18.0.2'] as const;
+/** What the hosts call the first of them where there is IPv6, since no relay with TLS is named by such an address. */
+export const RELAY_NAME = 'relay.test';
+const RELAY_IPV6 = '2001:db8::1';
 
 interface SiteOptions {
   readonly id: string;
@@ -30,6 +36,9 @@ interface SiteOptions {
   readonly lan: string;
   /** Between the router and the internet, without the last byte. */
   readonly wan: string;
+  /** The same two of IPv6, without what follows `::`. */
+  readonly lan6: string;
+  readonly wan6: string;
 }
 
 /** A router and what is behind it. */
@@ -69,11 +78,33 @@ export class Site {
       await this.router.run('ip', ['link', 'set', `lan${index}`, 'master', 'lan']);
       await joinLan(host, 'net0', `${lan}.${index + 2}`, `${lan}.1`);
     }
-    await cable(this.router, 'wan', internet, `to-${lan.replaceAll('.', '-')}`);
-    await internet.run('ip', ['addr', 'add', `${wan}.1/24`, 'dev', `to-${lan.replaceAll('.', '-')}`]);
+    await cable(this.router, 'wan', internet, toSite(lan));
+    await internet.run('ip', ['addr', 'add', `${wan}.1/24`, 'dev', toSite(lan)]);
     await joinLan(this.router, 'wan', `${wan}.2`, `${wan}.1`);
     await internet.run('ip', ['route', 'add', `${lan}.0/24`, 'via', `${wan}.2`]);
     await this.#apply();
+  }
+
+  /**
+   * Gives the whole site IPv6 as well. There is no NAT for it, but the router lets in what `nat` lets in: with
+   * any but `none` and `full-cone` only those who were sent something.
+   */
+  async joinIpv6(internet: Host): Promise<void> {
+    const { lan, lan6, wan6 } = this.#options;
+    const uplink = toSite(lan);
+    for (const host of [...this.hosts, internet]) {
+      await host.run('sh', [
+        '-c',
+        'cd /proc/sys/net/ipv6/conf/all; echo 0 > disable_ipv6; echo 1 > forwarding',
+      ]);
+    }
+    await addIpv6(this.router, 'lan', `${lan6}::1`);
+    for (const [index, host] of [this.host, this.neighbour].entries()) {
+      await addIpv6(host, 'net0', `${lan6}::${index + 2}`, `${lan6}::1`);
+    }
+    await addIpv6(internet, uplink, `${wan6}::1`);
+    await addIpv6(this.router, 'wan', `${wan6}::2`, `${wan6}::1`);
+    await internet.run('ip', ['route', 'add', `${lan6}::/64`, 'via', `${wan6}::2`]);
   }
 
   async nat(kind: NatKind): Promise<void> {
@@ -106,8 +137,10 @@ export class Site {
       // A packet that comes too early must not make the router remember a flow that way round.
       filter.push('-A INPUT -i wan -p udp -j DROP');
     }
-    const rules = [...nat, 'COMMIT', ...filter, 'COMMIT', ''].join('\n');
-    await this.router.run('iptables-restore', ['-w'], rules);
+    const restore = (family: '' | '6', tables: readonly string[]) =>
+      this.router.run(`ip${family}tables-restore`, ['-w'], [...tables, ''].join('\n'));
+    await restore('', [...nat, 'COMMIT', ...filter, 'COMMIT']);
+    await restore('6', [...filter, 'COMMIT']);
   }
 }
 
@@ -120,8 +153,14 @@ export class Topology {
 
   private constructor(id: string) {
     this.internet = new Host(`${id}-inet`, '198.18.0');
-    this.left = new Site({ id: `${id}-l`, lan: '10.78.1', wan: '198.18.1' });
-    this.right = new Site({ id: `${id}-r`, lan: '10.79.1', wan: '198.18.3' });
+    this.left = new Site({
+      ...{ id: `${id}-l`, lan: '10.78.1', wan: '198.18.1' },
+      ...{ lan6: '2001:db8:78', wan6: '2001:db8:1' },
+    });
+    this.right = new Site({
+      ...{ id: `${id}-r`, lan: '10.79.1', wan: '198.18.3' },
+      ...{ lan6: '2001:db8:79', wan6: '2001:db8:3' },
+    });
     this.secondUplink = new Host(`${id}-up2`, '198.18.2');
   }
 
@@ -174,6 +213,17 @@ export class Topology {
     await joinLan(host, 'net1', '10.78.2.2', '10.78.2.1');
   }
 
+  /** Both sites and the internet get IPv6, and the left host has nothing else from then on. */
+  async leftIpv6Only(): Promise<void> {
+    const { internet, left, right } = this;
+    for (const site of [left, right]) await site.joinIpv6(internet);
+    await internet.run('ip', ['addr', 'add', `${RELAY_IPV6}/128`, 'dev', 'lo', 'nodad']);
+    for (const host of [left.host, left.neighbour, right.host]) {
+      host.names(`${RELAY_ADDRESSES[0]} ${RELAY_NAME}\n${RELAY_IPV6} ${RELAY_NAME}\n`);
+    }
+    await left.host.run('ip', ['-4', 'addr', 'flush', 'dev', 'net0']);
+  }
+
   /** Removes everything, and ends what still runs in there. Idempotent. */
   async dispose(): Promise<void> {
     const hosts = [...this.left.hosts, ...this.right.hosts, this.secondUplink, this.internet];
@@ -206,4 +256,15 @@ async function joinLan(host: Host, device: string, address: string, gateway: str
   await host.run('ip', ['addr', 'replace', `${address}/24`, 'dev', device]);
   await host.run('ip', ['link', 'set', device, 'up']);
   await host.run('ip', ['route', 'replace', 'default', 'via', gateway]);
+}
+
+/** Without the second that it otherwise takes to see whether nobody else has the address. */
+async function addIpv6(host: Host, device: string, address: string, gateway?: string): Promise<void> {
+  await host.run('ip', ['addr', 'add', `${address}/64`, 'dev', device, 'nodad']);
+  if (gateway !== undefined) await host.run('ip', ['route', 'replace', 'default', 'via', gateway]);
+}
+
+/** The internet's device towards a site. */
+function toSite(lan: string): string {
+  return `to-${lan.replaceAll('.', '-')}`;
 }

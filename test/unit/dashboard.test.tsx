@@ -2,7 +2,7 @@
 import { Text } from 'ink';
 import { render } from 'ink-testing-library';
 import stringWidth from 'string-width';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Dashboard } from '../../src/tui/dashboard.js';
 import type { Approval, StatusSnapshot } from '../../src/tunnel/status.js';
 import { eventually } from '../support/eventually.js';
@@ -10,6 +10,9 @@ import { ManualFeed, ModelBench, PEER, RecordedActions } from '../support/figure
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
 const OBEYED = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/;
+/** How the view itself makes texts bold, dim and inverse. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: what a terminal is told
+const STYLES = /\x1b\[(?:1|2|7|22|27)m/g;
 const SIZES = [
   [80, 24],
   [200, 60],
@@ -18,7 +21,11 @@ const SIZES = [
 
 const cleanups: (() => void)[] = [];
 
+// As the program shows it; ink-testing-library passes no such option on.
+beforeEach(() => vi.stubEnv('INK_SCREEN_READER', 'true'));
+
 afterEach(() => {
+  vi.unstubAllEnvs();
   for (const cleanup of cleanups.splice(0)) cleanup();
 });
 
@@ -55,7 +62,7 @@ function show(
     app.unmount();
     app.cleanup();
   });
-  const screen = () => app.lastFrame() ?? '';
+  const screen = () => (app.lastFrame() ?? '').replace(STYLES, '');
   const press = async (text: string, shows: RegExp | (() => boolean)) => {
     // The keys are listened for once React has run its effects.
     await eventually(() => app.stdin.listenerCount('readable') > 0);
@@ -121,7 +128,45 @@ describe.each(SIZES)('at %i×%i', (columns, rows) => {
     expectFits(screen(), columns, rows);
     await press('?', /HELP/);
     expectFits(screen(), columns, rows);
+    // All of it, also where there is least room.
+    expect(screen()).toContain('connected, not connected');
+    expect(screen().split('\n').slice(1).join()).not.toContain('…');
   });
+
+  it('what is asked shows how to answer it', async () => {
+    const { screen, press } = show([bench(2).snapshot()], { columns, rows });
+    await press('x', /reset channel 2\? {2}y yes {2}n no/);
+    expectFits(screen(), columns, rows);
+    await press('n', /not reset/);
+    await press('q', /stop\? {2}y yes {2}n no/);
+    expectFits(screen(), columns, rows);
+  });
+
+  it('how far a channel is closed can be read', () => {
+    const model = bench();
+    model.open(1, { state: 'half-closed (sent EOS)', client: undefined });
+    model.after(1000);
+    const { screen } = show([model.snapshot()], { columns, rows });
+    expect(screen()).toMatch(/sent EOS/);
+  });
+});
+
+it.each(SIZES)('at %i×%i Ink shows the same with its grid of cells', async (columns, rows) => {
+  const snapshot = bench(100, { nameOf: () => '数据库 👩‍👩‍👧‍👦' }).snapshot();
+  const lines = (screen: string) => screen.split('\n').map((line) => line.trimEnd());
+  const linear = show([snapshot], { columns, rows });
+  vi.stubEnv('INK_SCREEN_READER', 'false');
+  const grid = show([snapshot], { columns, rows });
+  expect(lines(linear.screen())).toEqual(lines(grid.screen()));
+  for (const [key, shows] of [
+    ['?', /HELP/],
+    ['q', /▸CHANNELS/],
+    ['\r', /CHANNEL 100/],
+  ] as const) {
+    await linear.press(key, shows);
+    await grid.press(key, shows);
+    expect(lines(linear.screen())).toEqual(lines(grid.screen()));
+  }
 });
 
 describe('selection', () => {
@@ -185,7 +230,7 @@ describe('keys', () => {
 
   it('reset asks, and only y means yes', async () => {
     const { press, actions } = show([bench(2).snapshot()]);
-    await press('x', /reset channel 2\?/);
+    await press('x', /reset channel 2\? {2}y yes/);
     await press('q', /not reset/);
     expect(actions.done).toEqual([]);
     await press('xy', /channel 2 was reset/);
@@ -196,7 +241,7 @@ describe('keys', () => {
 
   it('quit asks when it would end channels, and not when it only ends the view', async () => {
     const own = show([bench(2).snapshot()]);
-    await own.press('q', /stop\? 2 channels/);
+    await own.press('q', /stop\? {2}y yes {2}n no: 2 open channels/);
     await own.press('n', /q quit/);
     expect(own.quits).toEqual([]);
     await own.press('qy', () => own.quits.length === 1);

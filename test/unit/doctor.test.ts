@@ -46,8 +46,8 @@ import {
   checkPort,
   checkProxy,
   parseLocalPort,
-  proxyOf,
 } from '../../src/cli/doctor/system.js';
+import type { Environment, Relays } from '../../src/cli/proxy.js';
 import { TunnelError } from '../../src/error.js';
 import type { NetworkReport } from '../../src/session/engines/iroh-network.js';
 import type { NodeId } from '../../src/session/node-id.js';
@@ -215,26 +215,40 @@ describe('the system', () => {
   const refused = async () => {
     throw Object.assign(new Error(), { code: 'ECONNREFUSED' });
   };
+  const RELAYS = ['https://a.test', 'https://b.test'];
   it.each([
-    [{}, true, reached, 'ok', 'none is set'],
-    [{ NO_PROXY: '*', ALL_PROXY: 'socks5://x' }, true, reached, 'ok', 'NO_PROXY and ALL_PROXY are not read'],
-    [{ https_proxy: 'http://me:secret@proxy:3128' }, true, reached, 'ok', 'through proxy:3128'],
-    [{ HTTP_PROXY: 'http://a:1', HTTPS_PROXY: 'http://b:2' }, true, reached, 'ok', 'HTTP_PROXY'],
-    [{ HTTP_PROXY: 'http://proxy:3128' }, true, refused, 69, 'ECONNREFUSED'],
-    [{ HTTP_PROXY: 'http://proxy:3128' }, false, refused, 'ok', 'nothing uses it'],
-    [{ HTTP_PROXY: 'proxy' }, true, reached, 78, 'no URL'],
-    [{ HTTPS_PROXY: 'socks5://proxy:1080' }, true, reached, 78, 'socks5'],
-  ])('proxies as in %j', async (env, relays, reach, expected, words) => {
-    const check = await checkProxy({ env, relays, reach });
-    expect(verdict(check)).toBe(expected);
-    expect(check.detail).toContain(words);
-    expect(JSON.stringify(check)).not.toContain('secret');
-  });
-
-  it('takes the variable that iroh takes', () => {
-    expect(proxyOf({ HTTP_PROXY: '', https_proxy: 'http://b:2' })?.variable).toBe('https_proxy');
-    expect(proxyOf({ NO_PROXY: 'x' })).toBeUndefined();
-  });
+    [{}, 'default', reached, 'ok', 'none is set'],
+    [{ NO_PROXY: '*', ALL_PROXY: 'socks5://x' }, 'default', reached, 78, "the kind 'socks5'"],
+    [{ https_proxy: 'http://me:secret@proxy:3128' }, 'default', reached, 'ok', 'through proxy:3128'],
+    [{ HTTP_PROXY: 'http://a:1', HTTPS_PROXY: 'http://b:2' }, 'default', reached, 'ok', 'HTTPS_PROXY'],
+    [{ HTTP_PROXY: 'http://proxy:3128' }, 'default', refused, 69, 'ECONNREFUSED'],
+    [{ HTTP_PROXY: 'http://proxy:3128' }, 'none', refused, 'ok', 'nothing uses it'],
+    [{ https_proxy: 'http://p:1', no_proxy: 'iroh.link' }, 'default', refused, 'ok', 'excludes every relay'],
+    [
+      { https_proxy: 'http://p:1', no_proxy: 'a.test' },
+      RELAYS,
+      reached,
+      'ok',
+      'also those that no_proxy names',
+    ],
+    [
+      { https_proxy: 'http://p:1', ALL_PROXY: 'socks5://x' },
+      RELAYS,
+      reached,
+      'ok',
+      'ALL_PROXY names a proxy of',
+    ],
+    [{ HTTP_PROXY: 'http://pro xy' }, 'default', reached, 78, 'no URL'],
+    [{ HTTPS_PROXY: 'socks5://proxy:1080' }, 'default', reached, 78, 'socks5'],
+  ] satisfies [Environment, Relays, () => Promise<void>, string | number, string][])(
+    'proxies as in %j for relays %j',
+    async (env, relays, reach, expected, words) => {
+      const check = await checkProxy({ env, relays, reach });
+      expect(verdict(check)).toBe(expected);
+      expect(check.detail).toContain(words);
+      expect(JSON.stringify(check)).not.toContain('secret');
+    },
+  );
 });
 
 describe('the network', () => {
@@ -455,12 +469,13 @@ describe('the network', () => {
 describe('the way to a peer', () => {
   checkLeaks();
   const nowhere = { direct: [], relays: [], webtransport: 0, isNearby: false };
-  const flags = { 'no-relay': true, dht: false, relay: undefined };
+  const flags = { 'no-relay': true, dns: true, dht: false, relay: undefined };
   const at = '192.0.2.1:4433';
 
   it('needs an address, or somebody who may know one', () => {
     expect(verdict(checkAddresses(nowhere, flags))).toBe(69);
     expect(checkAddresses(nowhere, { ...flags, 'no-relay': false }).detail).toContain("iroh's DNS may know");
+    expect(verdict(checkAddresses(nowhere, { ...flags, 'no-relay': false, dns: false }))).toBe(69);
     expect(checkAddresses(nowhere, { ...flags, dht: true }).detail).toContain('the DHT');
     expect(checkAddresses({ ...nowhere, direct: [at], isNearby: true }, flags).detail).toBe(
       `${at}; seen on the local network`,

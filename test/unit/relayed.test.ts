@@ -18,6 +18,9 @@ describe('the reason', () => {
     ['no-udp', { udp: false }, { udp: false, symmetricNat: true }, 'either network'],
     ['no-address', { udp: true }, { addresses: 0 }, 'the peer'],
     ['no-address', { addresses: 0 }, { addresses: 3 }, 'this side'],
+    ['no-common-family', { ipv4: false, ipv6: true }, { ipv4: true, ipv6: false }, 'this side has IPv6 only'],
+    ['unknown', { ipv4: false, ipv6: true }, { ipv4: true, ipv6: true }, 'neither side knows'],
+    ['unknown', { ipv4: false, ipv6: true }, { ipv4: true }, 'neither side knows'],
     ['symmetric-nat', { symmetricNat: true }, { symmetricNat: true }, 'both sides are'],
     ['symmetric-nat', { symmetricNat: true }, { symmetricNat: false }, 'this side is'],
     ['symmetric-nat', {}, { symmetricNat: true, addresses: 2 }, 'the peer is'],
@@ -31,8 +34,8 @@ describe('the reason', () => {
   });
 
   it('takes nothing from a peer but facts', () => {
-    const sent = { udp: 'no', symmetricNat: true, addresses: -1, message: 'x' };
-    expect(decodeFacts(Buffer.from(JSON.stringify(sent)))).toEqual({ symmetricNat: true });
+    const sent = { udp: 'no', symmetricNat: true, addresses: -1, ipv4: 1, ipv6: false, message: 'x' };
+    expect(decodeFacts(Buffer.from(JSON.stringify(sent)))).toEqual({ symmetricNat: true, ipv6: false });
     for (const text of ['', 'null', '[]', '"x"', '{']) expect(decodeFacts(Buffer.from(text))).toEqual({});
   });
 });

@@ -6,6 +6,7 @@ import { descriptorLimit } from '../../tunnel/descriptors.js';
 import { wait } from '../../tunnel/wait.js';
 import { bindEndpoint, lanOff, type NetworkFlags } from '../network-flags.js';
 import type { Paths } from '../paths.js';
+import { relayProxy } from '../proxy.js';
 import { type Check, failed, skipped } from './check.js';
 import { fileChecks } from './files.js';
 import { lookAround, ownAddresses } from './look.js';
@@ -34,7 +35,6 @@ import {
   type LocalPort,
   measureBuffers,
   openDescriptors,
-  proxyOf,
   reachTcp,
 } from './system.js';
 
@@ -65,11 +65,13 @@ export interface LocalChecks {
 export async function startLocalChecks(options: LocalOptions): Promise<LocalChecks> {
   const { paths, identityName, identity, flags, ports } = options;
   const began = { wall: Date.now(), monotonic: performance.now() };
+  // As it was given: binding an endpoint settles it.
+  const env = { ...process.env };
   const bound = await bind(flags, identity);
   const endpoint = 'endpoint' in bound ? bound.endpoint : undefined;
   const addresses = ownAddresses();
   const relays = flags['no-relay'] ? 'none' : (flags.relay ?? 'default');
-  const proxied = proxyOf(process.env) !== undefined;
+  const proxied = relayProxy(relays, env) !== undefined;
   const looking: Promise<Findings> = endpoint
     ? lookAround(endpoint, { relays, proxied, timeoutMs: INTERNET_MS })
     : Promise.resolve({ waitedMs: 0, relays, report: undefined, homeRelays: [], probes: [], proxied });
@@ -92,8 +94,8 @@ export async function startLocalChecks(options: LocalOptions): Promise<LocalChec
     }),
     one(
       checkProxy({
-        env: process.env,
-        relays: relays !== 'none',
+        env,
+        relays,
         reach: (host, port) => reachTcp(host, port, INTERNET_MS),
       }),
     ),

@@ -1,7 +1,8 @@
 /** Asks the network all at once, and waits for it no longer than it is told. */
 import type { HomeRelay, IrohEndpoint, NetworkReport } from '../../session/engines/iroh-network.js';
 import { reachableAddresses } from '../../session/interfaces.js';
-import type { Address, Findings, Relays } from './network.js';
+import type { Relays } from '../proxy.js';
+import type { Address, Findings } from './network.js';
 import { probeRelay } from './network-probes.js';
 
 /** The machine's own that others could use. */

@@ -1,12 +1,13 @@
 /** The network around this machine: what is asked of it, and what the answers mean. */
+
 import { isIP } from 'node:net';
 import type { HomeRelay, NearbyNode, NetworkReport } from '../../session/engines/iroh-network.js';
 import type { NodeId } from '../../session/node-id.js';
+import type { Relays } from '../proxy.js';
 import { BLAME, type Check, fine, problem, skipped } from './check.js';
 import type { ProbeError, RelayProbe } from './network-probes.js';
 
 /** Which relays may be used: the public ones, none, or these. */
-export type Relays = 'default' | 'none' | readonly string[];
 
 export interface Address {
   readonly address: string;
@@ -77,7 +78,8 @@ export interface MdnsFindings {
 export function checkMdns({ off, startError, multicast, nearby }: MdnsFindings): Check {
   const name = 'mdns';
   if (off !== undefined) return skipped(name, off);
-  if (multicast.length === 0) return skipped(name, 'this machine has no IPv4 address on a network');
+  if (multicast.length === 0)
+    return skipped(name, 'it goes over IPv4, of which this machine has no address on a network');
   const fix = 'let UDP 5353 and multicast 224.0.0.251 pass; containers need the network of their host';
   if (startError !== undefined) return problem(name, `it cannot be started: ${startError}`, fix, 'network');
   const bad = multicast.filter(([, error]) => error !== undefined);

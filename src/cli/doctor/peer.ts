@@ -165,11 +165,11 @@ function addressesOf({ nodeId, direct, relays, webtransport }: Ticket, { nearby 
 
 export function checkAddresses(
   { direct, relays, webtransport, isNearby }: Known,
-  flags: Pick<DialFlags, 'no-relay' | 'dht' | 'relay'>,
+  flags: Pick<DialFlags, 'no-relay' | 'dns' | 'dht' | 'relay'>,
 ): Check {
   const name = 'peer-addresses';
   const asks = [
-    ...(flags['no-relay'] ? [] : ["iroh's DNS"]),
+    ...(flags['no-relay'] || !flags.dns ? [] : ["iroh's DNS"]),
     ...(flags.dht ? ['the DHT'] : []),
     ...((flags.relay?.length ?? 0) > 0 ? ['the relay that was named'] : []),
   ];
@@ -181,7 +181,8 @@ export function checkAddresses(
   ];
   if (has.length > 0) return fine(name, has.join('; '));
   if (asks.length > 0) return fine(name, `none here; ${asks.join(' and ')} may know where it is`);
-  const fix = 'use the ticket that tunnel expose prints there, or let it be looked up: without --no-relay';
+  const fix =
+    'use the ticket that tunnel expose prints there, or let it be looked up: without --no-relay and --no-dns';
   return problem(
     name,
     'nothing says where it is: no address, no relay, and it is not on this network',

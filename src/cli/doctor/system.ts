@@ -1,8 +1,8 @@
 /** What the system gives: files, buffers, time, local ports, and what the environment says of proxies. */
+
 import { readdir } from 'node:fs/promises';
 import { connect, createServer, isIP } from 'node:net';
 import { systemCode, TunnelError } from '../../error.js';
-
 import {
   askForBuffers,
   bindSocket,
@@ -10,6 +10,15 @@ import {
   SOCKET_BUFFER_BYTES,
   udpSocket,
 } from '../../tunnel/udp-socket.js';
+import {
+  type Environment,
+  isHttpProxy,
+  PROXY_VARIABLES,
+  proxiedRelays,
+  proxyOf,
+  proxyUrl,
+  type Relays,
+} from '../proxy.js';
 import { within } from '../within.js';
 import { type Check, fine, problem, skipped } from './check.js';
 import { boundedLookup } from './resolve.js';
@@ -160,52 +169,42 @@ function tryTcp(host: string, port: number): Promise<void> {
   });
 }
 
-/** In iroh's order: the first that holds a URL counts. */
-const HONOURED = ['HTTP_PROXY', 'http_proxy', 'HTTPS_PROXY', 'https_proxy'] as const;
-const IGNORED = ['NO_PROXY', 'no_proxy', 'ALL_PROXY', 'all_proxy'] as const;
-
 export interface ProxyOptions {
-  readonly env: Readonly<Record<string, string | undefined>>;
-  /** Whether relays are used at all. */
-  readonly relays: boolean;
+  readonly env: Environment;
+  readonly relays: Relays;
   /** Resolves when a TCP connection came about; rejects with the system's error. */
   readonly reach: (host: string, port: number) => Promise<void>;
 }
 
-/** The proxy that relays are reached through; undefined for none. */
-export function proxyOf(
-  env: ProxyOptions['env'],
-): { readonly variable: string; readonly url: URL } | undefined {
-  for (const variable of HONOURED) {
-    const text = env[variable];
-    if (text && URL.canParse(text)) return { variable, url: new URL(text) };
-  }
-  return undefined;
-}
-
 export async function checkProxy({ env, relays, reach }: ProxyOptions): Promise<Check> {
-  const unread = IGNORED.filter((variable) => env[variable]);
-  const aside =
-    unread.length === 0 ? '' : `; ${unread.join(' and ')} ${unread.length === 1 ? 'is' : 'are'} not read`;
-  const broken = HONOURED.find((variable) => env[variable] && !URL.canParse(env[variable] as string));
-  if (broken !== undefined) {
-    return problem('proxy', `${broken} is no URL`, `${broken}=http://proxy.example.org:3128`, 'config');
-  }
+  const example = 'http://proxy.example.org:3128';
+  const named = PROXY_VARIABLES.filter((variable) => env[variable]).map(
+    (variable) => [variable, proxyUrl(env[variable] as string)] as const,
+  );
+  const broken = named.find(([, url]) => url === undefined);
+  if (broken) return problem('proxy', `${broken[0]} is no URL`, `${broken[0]}=${example}`, 'config');
+  const [other] = named.flatMap(([variable, url]) => (url && !isHttpProxy(url) ? [{ variable, url }] : []));
+  const kind = other && `a proxy of the kind '${other.url.protocol.slice(0, -1)}', which is not used`;
   const proxy = proxyOf(env);
-  if (!proxy) return fine('proxy', `none is set${aside}`);
-  const { variable, url } = proxy;
-  if (!/^https?:$/.test(url.protocol)) {
-    const detail = `${variable} names a proxy of the kind '${url.protocol.slice(0, -1)}', which cannot be used`;
+  if (!proxy) {
+    if (!other) return fine('proxy', 'none is set');
     return problem(
       'proxy',
-      detail,
-      `name an HTTP proxy: ${variable}=http://proxy.example.org:3128`,
+      `${other.variable} names ${kind}`,
+      `name an HTTP proxy: https_proxy=${example}`,
       'config',
     );
   }
+  const { variable, url } = proxy;
   // Not the whole URL: it may hold a password.
-  const detail = `${variable}: relays are reached through ${url.host}${aside}`;
-  if (!relays) return fine('proxy', `${variable} is set, and nothing uses it without relays${aside}`);
+  const aside = other ? `; ${other.variable} names ${kind}` : '';
+  if (relays === 'none')
+    return fine('proxy', `${variable} is set, and nothing uses it without relays${aside}`);
+  const through = proxiedRelays(relays, env);
+  if (through.length === 0)
+    return fine('proxy', `${variable} is set, and no_proxy excludes every relay${aside}`);
+  const all = relays === 'default' || through.length === relays.length;
+  const detail = `${variable}: relays are reached through ${url.host}${all ? '' : ', also those that no_proxy names, since there is one way for all'}${aside}`;
   try {
     await reach(
       url.hostname.replace(/^\[(.*)\]$/, '$1'),

@@ -46,6 +46,7 @@ export default class PeersNearby extends BaseCommand {
       endpoint = await bindEndpoint(Identity.generate(), {
         'no-relay': true,
         lan: true,
+        dns: false,
         dht: false,
         congestion: 'cubic',
         bind: flags.bind,
