@@ -141,7 +141,7 @@ function pour(stream: Stream, handler: Handler, bytes: number): void {
     }
     if (left === 0) {
       left = -1;
-      stream.finish();
+      stream.finish(null);
     }
   };
   handler.drain = more;
@@ -161,10 +161,10 @@ function serve(peer: Peer, stream: Stream): void {
       if (mode === ECHO && rest.length > 0) stream.write(null, rest);
     },
     end() {
-      if (mode === ECHO) stream.finish();
+      if (mode === ECHO) stream.finish(null);
       if (mode === SINK) {
         stream.write(null, Buffer.from([1]));
-        stream.finish();
+        stream.finish(null);
       }
       peer.remove(stream);
       if (mode === SOURCE) peer.handlers.set(stream.id, handler);
@@ -227,7 +227,7 @@ async function download(peer: Peer, bytes: number): Promise<void> {
     request[0] = SOURCE;
     request.writeDoubleLE(bytes, 1);
     stream.write(null, request);
-    stream.finish();
+    stream.finish(null);
   });
   peer.remove(stream);
   if (got !== bytes) throw new Error(`got ${got} of ${bytes} bytes`);
@@ -239,7 +239,7 @@ async function visit(peer: Peer): Promise<void> {
   await new Promise<void>((resolve) => {
     peer.add(stream, { end: resolve });
     stream.write(null, Buffer.from([ECHO, 0]));
-    stream.finish();
+    stream.finish(null);
   });
   peer.remove(stream);
 }
@@ -267,7 +267,7 @@ async function roundTrips(peer: Peer, count: number): Promise<number> {
       data() {
         times.push(performance.now() - sent);
         if (times.length < count) send();
-        else stream.finish();
+        else stream.finish(null);
       },
       end: resolve,
     });

@@ -252,7 +252,10 @@ export class Connection {
    * Nothing arrives before, nothing is lost meanwhile.
    */
   start(): void;
-  /** Opens at once, or answers null when the peer's stream limit is reached. */
+  /**
+   * Opens at once, or answers null when the peer's stream limit is reached. Some streams are kept ready:
+   * on a connection that is lost, but whose CLOSED has not been delivered, it may still answer one.
+   */
   tryOpenBi(): Stream | null;
   openBi(): Promise<Stream>;
   openUni(): Promise<Stream>;
@@ -288,13 +291,13 @@ export class Stream {
   start(budget: number): void;
   consumed(bytes: number): void;
   /**
-   * Takes every byte of `head` then `body` as one write. Answers 0 when all of it was accepted, or
-   * the number of bytes kept (copied) for later; then a DRAIN event follows and the caller should
-   * hold back until it does. Throws `STREAM_STOPPED`, `STREAM_CLOSED`, `CONNECTION_LOST`.
+   * Takes (copies) every byte of `head` then `body` as one write. Answers 0 where there is no reason to hold
+   * back, or the number of bytes that wait for room; then a DRAIN event follows. Throws `STREAM_STOPPED`,
+   * `STREAM_CLOSED`, `CONNECTION_LOST`; where that is not known yet, a STOPPED or CLOSED event follows.
    */
   write(head: Uint8Array | null, body: Uint8Array | null): number;
-  /** A clean end, after everything written. */
-  finish(): void;
+  /** A clean end after everything written, and after `last`, in one packet with it where that fits. */
+  finish(last: Uint8Array | null): void;
   /** Abandons the sending side, also with a write pending. */
   reset(code: number): void;
   /** Asks the peer to stop sending, also with a read pending. No event of the reading side follows. */

@@ -118,20 +118,13 @@ struct Batch<'a> {
 impl Batch<'_> {
     fn add(&mut self, event: Event, queue: &Queue, scratch: &mut Scratch) -> napi::Result<()> {
         match event {
-            Event::Readable(half) => half.pump(scratch, self),
-            Event::Writable(half) => match half.resume() {
-                Progress::Drained => self.push(kind::DRAIN, half.id, ptr::null_mut()),
-                Progress::Stopped(code) => {
-                    let code = js::number(self.env, code as f64);
-                    self.push(kind::STOPPED, half.id, code);
-                }
-                Progress::Nothing => {}
-            },
+            Event::Readable(half) => half.pump(self),
+            Event::Written(id, Progress::Drained) => self.push(kind::DRAIN, id, ptr::null_mut()),
+            Event::Written(id, Progress::Stopped(code)) => {
+                let code = js::number(self.env, code as f64);
+                self.push(kind::STOPPED, id, code);
+            }
             Event::Opened(link, pair) => {
-                if let Some(recv) = &pair.recv {
-                    // From here on noq's waker sees to it, also where JavaScript never starts it.
-                    recv.hoard(scratch);
-                }
                 let kind = if pair.is_uni() { kind::UNI } else { kind::BIDI };
                 let stream = unsafe { Stream::to_napi_value(self.env, Stream::from(*pair)) }?;
                 self.push(kind, link.id, stream);

@@ -1,7 +1,7 @@
 //! `Connection`, and the task that watches over one.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::Future,
     pin::pin,
     sync::{
@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, future};
 use iroh::{
     EndpointId, TransportAddr,
-    endpoint::{Connection as IrohConnection, ConnectionError, Side},
+    endpoint::{Connection as IrohConnection, ConnectionError, RecvStream, SendStream, Side},
 };
 use napi::{
     Env,
@@ -33,6 +33,7 @@ use crate::{
     gate::Origin,
     js::{self, Arg},
     lock,
+    outbox::{Job, Outbox},
     path::{PathChange, PathInfo, PathNotice},
     promise::{self, Promise},
     queue::{Event, Queue},
@@ -41,6 +42,10 @@ use crate::{
     send::SendHalf,
     stream::{Pair, Stream},
 };
+
+/// Streams kept open ahead of whoever wants one, once anybody did: opening one takes noq's lock. They cost
+/// the peer nothing until something is sent on them.
+const SPARE: usize = 8;
 
 /// Datagrams taken in one go. A connection that is quiet holds room for so many handles, no more.
 const DATAGRAMS: usize = 128;
@@ -102,6 +107,7 @@ impl ToNapiValue for CloseInfo {
 pub struct Link {
     pub id: u64,
     pub queue: Arc<Queue>,
+    pub outbox: Arc<Outbox>,
     pub ids: Arc<Ids>,
     pub tasks: TaskTracker,
     pub since: Instant,
@@ -109,6 +115,8 @@ pub struct Link {
     side: Side,
     /// None once the connection has ended, or the endpoint has closed and given its sockets back.
     conn: Mutex<Option<IrohConnection>>,
+    /// In the order they are to be used in.
+    spare: Mutex<VecDeque<Spare>>,
     /// What to take streams away from then.
     pairs: Mutex<HashMap<u64, Halves>>,
     started: AtomicBool,
@@ -120,6 +128,7 @@ pub struct Link {
     datagrams_taken: Notify,
 }
 
+type Spare = (SendStream, RecvStream);
 pub type Halves = (Weak<SendHalf>, Weak<RecvHalf>);
 
 #[derive(Default)]
@@ -134,18 +143,21 @@ impl Link {
     pub fn new(
         conn: IrohConnection,
         queue: Arc<Queue>,
+        outbox: Arc<Outbox>,
         ids: Arc<Ids>,
         tasks: TaskTracker,
     ) -> Arc<Self> {
         Arc::new(Self {
             id: ids.next(),
             queue,
+            outbox,
             ids,
             tasks,
             since: Instant::now(),
             remote_id: conn.remote_id(),
             side: conn.side(),
             conn: Mutex::new(Some(conn)),
+            spare: Mutex::default(),
             pairs: Mutex::default(),
             started: AtomicBool::new(false),
             close: Mutex::default(),
@@ -181,7 +193,9 @@ impl Link {
             }
         }
         let conn = lock(&self.conn).take();
-        drop(conn);
+        // After the connection: nobody must get one, and nobody can put more there.
+        let spare = std::mem::take(&mut *lock(&self.spare));
+        drop((spare, conn));
     }
 
     /// Where its peer is now; nowhere once it has ended.
@@ -278,16 +292,23 @@ impl Link {
 
     async fn accept_bi(self: &Arc<Self>, conn: &IrohConnection) {
         while let Ok((send, recv)) = conn.accept_bi().await {
-            let pair = Pair::new(self, Some(send), Some(recv));
-            self.queue.push(Event::Opened(self.clone(), Box::new(pair)));
+            self.opened(Pair::new(self, Some(send), Some(recv)));
         }
     }
 
     async fn accept_uni(self: &Arc<Self>, conn: &IrohConnection) {
         while let Ok(recv) = conn.accept_uni().await {
-            let pair = Pair::new(self, None, Some(recv));
-            self.queue.push(Event::Opened(self.clone(), Box::new(pair)));
+            self.opened(Pair::new(self, None, Some(recv)));
         }
+    }
+
+    fn opened(self: &Arc<Self>, pair: Pair) {
+        if let Some(recv) = &pair.recv {
+            // Read from the start, also where JavaScript never starts it.
+            recv.ask();
+            self.outbox.wake();
+        }
+        self.queue.push(Event::Opened(self.clone(), Box::new(pair)));
     }
 
     async fn read_datagrams(self: &Arc<Self>, conn: &IrohConnection) {
@@ -325,17 +346,51 @@ impl Link {
     }
 
     pub fn try_open_bi(self: &Arc<Self>) -> Result<Option<Pair>> {
+        let spare = {
+            let mut spare = lock(&self.spare);
+            if spare.len() <= SPARE / 2 {
+                self.outbox.push(Job::Spare(self.clone()));
+            }
+            spare.pop_front()
+        };
+        let (send, recv) = match spare {
+            Some(spare) => spare,
+            None => match self.poll_open_bi()? {
+                Some(streams) => streams,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Pair::new(self, Some(send), Some(recv))))
+    }
+
+    fn poll_open_bi(&self) -> Result<Option<Spare>> {
         let conn = self.conn()?;
         let open = pin!(conn.open_bi());
         match open.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(Ok((send, recv))) => Ok(Some(Pair::new(self, Some(send), Some(recv)))),
+            Poll::Ready(Ok(streams)) => Ok(Some(streams)),
             Poll::Ready(Err(error)) => Err(error.into()),
             Poll::Pending => Ok(None),
         }
     }
 
+    /// On the engine's thread. Where the peer allows no more, or there is no connection, whoever opens the
+    /// next stream finds out.
+    pub fn fill_spare(&self) {
+        let missing = SPARE.saturating_sub(lock(&self.spare).len());
+        for _ in 0..missing {
+            let Ok(Some(streams)) = self.poll_open_bi() else {
+                return;
+            };
+            lock(&self.spare).push_back(streams);
+        }
+    }
+
     pub async fn open_bi(self: &Arc<Self>) -> Result<Pair> {
-        let (send, recv) = self.conn()?.open_bi().await?;
+        let spare = lock(&self.spare).pop_front();
+        let (send, recv) = match spare {
+            Some(streams) => streams,
+            None => self.conn()?.open_bi().await?,
+        };
         Ok(Pair::new(self, Some(send), Some(recv)))
     }
 

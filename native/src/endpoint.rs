@@ -35,12 +35,12 @@ use crate::{
     connection::{Connection, Ids, Link},
     error::{Failure, Result},
     gate::{self, Gate, Origin, Verdict},
-    guard,
     js::{self, Arg},
     lock,
     lookup::{self, Nearby},
     network::{self, RelayInfo},
     options::Options,
+    outbox::Outbox,
     promise::{self, Promise, Resolver},
     queue::{Event, Queue},
     runtime,
@@ -68,6 +68,7 @@ pub struct Node {
     lookup_errors: LookupErrors,
     alpn: Vec<u8>,
     queue: Arc<Queue>,
+    outbox: Arc<Outbox>,
     ids: Arc<Ids>,
     tasks: TaskTracker,
     /// Incoming connections that failed or were refused before they were any.
@@ -107,6 +108,7 @@ impl Node {
             lookup_errors,
             alpn: options.alpn.into_bytes(),
             queue,
+            outbox: Outbox::start(),
             ids: Arc::default(),
             tasks: TaskTracker::new(),
             failed_handshakes: AtomicU64::new(0),
@@ -130,6 +132,7 @@ impl Node {
         let link = Link::new(
             conn,
             self.queue.clone(),
+            self.outbox.clone(),
             self.ids.clone(),
             self.tasks.clone(),
         );
@@ -278,6 +281,7 @@ impl Node {
         }
         self.tasks.close();
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.tasks.wait()).await;
+        self.outbox.finish();
     }
 
     /// Gives the sockets back, whoever still holds an object of this endpoint. To be called after
@@ -312,7 +316,6 @@ type Wake = ThreadsafeFunction<(), (), Quadruples, napi::Status, false>;
 /// The queue whose events end up in `callback`.
 pub fn connected_queue(callback: &Function<'_, Quadruples, ()>) -> Result<Arc<Queue>> {
     let queue = Arc::new(Queue::default());
-    guard::install(&queue);
     let mut deliverer = Deliverer::new(queue.clone());
     let wake: Wake = callback
         .build_threadsafe_function::<()>()

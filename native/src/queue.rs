@@ -15,7 +15,7 @@ use crate::{
     path::{PathChange, PathNotice},
     promise::{Resolver, Settle},
     recv::RecvHalf,
-    send::SendHalf,
+    send::Progress,
     stream::Pair,
 };
 
@@ -26,8 +26,8 @@ pub enum Event {
     Opened(Arc<Link>, Box<Pair>),
     /// Bytes, an end or a reset are waiting to be read.
     Readable(Arc<RecvHalf>),
-    /// There may be room for what a write left over.
-    Writable(Arc<SendHalf>),
+    /// What became of the writes of the stream of this number.
+    Written(u64, Progress),
     Datagrams(Arc<Link>, Vec<Bytes>),
     /// Another path is selected.
     Path(Arc<Link>, Box<PathChange>),
@@ -58,11 +58,6 @@ pub struct Queue {
 struct Inner {
     events: Vec<Event>,
     waker: Option<Waker>,
-    /// Starts the guard over a JavaScript thread that takes too long; see `guard.rs`.
-    guard: Option<Waker>,
-    guarded: bool,
-    /// How often everything was taken.
-    takes: u64,
     finished: bool,
 }
 
@@ -72,13 +67,8 @@ impl Queue {
         lock(&self.inner).waker = Some(waker);
     }
 
-    /// `guard` is called when the queue fills and no guard is watching it.
-    pub fn set_guard(&self, guard: Waker) {
-        lock(&self.inner).guard = Some(guard);
-    }
-
     pub fn push(&self, event: Event) {
-        let (waker, guard) = {
+        let waker = {
             let mut inner = lock(&self.inner);
             if inner.finished {
                 drop(inner);
@@ -88,39 +78,17 @@ impl Queue {
             if inner.events.len() > 1 {
                 return;
             }
-            let guard = inner.guard.clone().filter(|_| !inner.guarded);
-            inner.guarded |= guard.is_some();
-            (inner.waker.clone(), guard)
+            inner.waker.clone()
         };
         // Outside the lock: waking takes a lock of Node's.
-        for call in [waker, guard].into_iter().flatten() {
-            call();
+        if let Some(waker) = waker {
+            waker();
         }
     }
 
     /// Takes everything, leaving `spare` (emptied) behind so that its allocation is used again.
     pub fn take(&self, spare: Vec<Event>) -> Vec<Event> {
-        let mut inner = lock(&self.inner);
-        inner.takes += 1;
-        std::mem::replace(&mut inner.events, spare)
-    }
-
-    /// What the guard does next, `takes` being what it saw last.
-    pub fn watch(&self, takes: &mut u64) -> Watch {
-        let mut inner = lock(&self.inner);
-        if inner.events.is_empty() {
-            inner.guarded = false;
-            return Watch::Rest;
-        }
-        if std::mem::replace(takes, inner.takes) != inner.takes {
-            return Watch::Moving;
-        }
-        let waiting = inner.events.iter().filter_map(|event| match event {
-            Event::Readable(half) => Some(half.clone()),
-            Event::Opened(_, pair) => pair.recv.clone(),
-            _ => None,
-        });
-        Watch::Stalled(waiting.collect())
+        std::mem::replace(&mut lock(&self.inner).events, spare)
     }
 
     /// Puts events back in front of what arrived meanwhile. Whoever does this wakes for them too.
@@ -150,14 +118,6 @@ impl Queue {
         // Dropped here, unlocked: an event may own the last handle of a connection.
         drop(left);
     }
-}
-
-pub enum Watch {
-    /// Nothing is waiting; the next push calls for a guard again.
-    Rest,
-    Moving,
-    /// Nothing was taken since the last look; these streams have something to read.
-    Stalled(Vec<Arc<RecvHalf>>),
 }
 
 #[cfg(test)]
@@ -204,28 +164,6 @@ mod tests {
             Event::Finished(first) => assert!(first().is_empty()),
             _ => unreachable!(),
         }
-    }
-
-    #[test]
-    fn a_guard_is_called_for_once_and_tells_a_stall_from_work() {
-        let (queue, _) = counted();
-        let calls = Arc::new(AtomicUsize::new(0));
-        let count = calls.clone();
-        queue.set_guard(Arc::new(move || {
-            count.fetch_add(1, Ordering::Relaxed);
-        }));
-        let mut takes = u64::MAX;
-        queue.push(event());
-        assert!(matches!(queue.watch(&mut takes), Watch::Moving));
-        assert!(matches!(queue.watch(&mut takes), Watch::Stalled(_)));
-        queue.take(Vec::new());
-        queue.push(event());
-        assert!(matches!(queue.watch(&mut takes), Watch::Moving));
-        queue.take(Vec::new());
-        assert!(matches!(queue.watch(&mut takes), Watch::Rest));
-        assert_eq!(calls.load(Ordering::Relaxed), 1);
-        queue.push(event());
-        assert_eq!(calls.load(Ordering::Relaxed), 2);
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! The writing side of a stream.
 //!
-//! A write is tried at once, on the JavaScript thread; what noq has no room for waits here and is
+//! What is written waits here for the engine's thread (`outbox.rs`); what noq has no room for stays and is
 //! tried again when noq's waker says so.
 
 use std::{
     collections::VecDeque,
     future::Future,
     pin::pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Wake, Waker},
 };
 
@@ -18,6 +21,7 @@ use crate::{
     connection::Link,
     error::{Code, Failure, Result},
     lock,
+    outbox::Job,
     queue::Event,
 };
 
@@ -25,9 +29,14 @@ use crate::{
 /// written is all there is.
 const ABANDONED: VarInt = VarInt::from_u32(0);
 
+/// So much is taken on trust before noq has been asked whether it has room.
+const AHEAD: usize = 128 * 1024;
+
 pub struct SendHalf {
     pub id: u64,
     link: Arc<Link>,
+    /// Already in the outbox. Outside the lock, because noq's waker must not wait for it.
+    queued: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -35,6 +44,12 @@ struct State {
     stream: Option<SendStream>,
     phase: Phase,
     pending: VecDeque<Bytes>,
+    /// The size of all of it.
+    kept: usize,
+    /// noq had no room the last time.
+    blocked: bool,
+    /// JavaScript was told to wait.
+    owing: bool,
     /// `finish` was called while something was pending.
     finishing: bool,
 }
@@ -48,12 +63,11 @@ enum Phase {
     Lost,
 }
 
-/// What became of a pending write.
+/// What the engine's thread found out that JavaScript has to know.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
     Drained,
     Stopped(u64),
-    Nothing,
 }
 
 impl SendHalf {
@@ -61,77 +75,66 @@ impl SendHalf {
         Arc::new(Self {
             id,
             link,
+            queued: AtomicBool::new(false),
             state: Mutex::new(State {
                 stream: Some(stream),
                 phase: Phase::Open,
                 pending: VecDeque::new(),
+                kept: 0,
+                blocked: false,
+                owing: false,
                 finishing: false,
             }),
         })
     }
 
-    /// Answers how many bytes were kept for later.
+    /// Answers how many bytes wait for room, 0 where there is no reason to hold back.
     pub fn write(self: &Arc<Self>, bytes: Bytes) -> Result<usize> {
         let mut state = lock(&self.state);
         state.check()?;
-        let len = bytes.len();
-        if len == 0 {
+        if bytes.is_empty() {
             return Ok(0);
         }
-        let idle = state.pending.is_empty();
-        state.pending.push_back(bytes);
-        if !idle {
-            return Ok(len);
-        }
-        let waker = Waker::from(self.clone());
-        match state.flush(&mut Context::from_waker(&waker)) {
-            Poll::Pending => Ok(state.pending.iter().map(Bytes::len).sum()),
-            Poll::Ready(Ok(())) => Ok(0),
-            Poll::Ready(Err(error)) => {
-                state.fail(&error);
-                Err(error.into())
-            }
-        }
+        state.keep(bytes);
+        state.owing = state.blocked || state.kept > AHEAD;
+        let waiting = if state.owing { state.kept } else { 0 };
+        drop(state);
+        self.enqueue();
+        Ok(waiting)
     }
 
-    /// Goes on with what was kept.
-    pub fn resume(self: &Arc<Self>) -> Progress {
-        let mut state = lock(&self.state);
-        if state.phase != Phase::Open || state.pending.is_empty() {
-            return Progress::Nothing;
-        }
-        let waker = Waker::from(self.clone());
-        match state.flush(&mut Context::from_waker(&waker)) {
-            Poll::Pending => Progress::Nothing,
-            Poll::Ready(Ok(())) => {
-                if state.finishing {
-                    state.finish();
-                }
-                Progress::Drained
-            }
-            Poll::Ready(Err(error)) => {
-                state.fail(&error);
-                match error {
-                    WriteError::Stopped(code) => Progress::Stopped(code.into_inner()),
-                    _ => Progress::Nothing,
-                }
-            }
-        }
-    }
-
-    pub fn finish(&self) -> Result<()> {
+    /// A clean end behind everything written and `last`.
+    pub fn finish(self: &Arc<Self>, last: Bytes) -> Result<()> {
         let mut state = lock(&self.state);
         match state.phase {
             // The peer wants no more; that it gets no more is no error.
             Phase::Stopped(_) => return Ok(()),
             _ => state.check()?,
         }
-        if state.pending.is_empty() {
-            state.finish();
-        } else {
-            state.finishing = true;
+        if !last.is_empty() {
+            state.keep(last);
         }
+        state.finishing = true;
+        drop(state);
+        self.enqueue();
         Ok(())
+    }
+
+    fn enqueue(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.link.outbox.push(Job::Send(self.clone()));
+            self.link.outbox.wake();
+        }
+    }
+
+    /// Gives noq what waits, and the end behind it. On the engine's thread.
+    pub fn flush(self: &Arc<Self>) {
+        self.queued.store(false, Ordering::Release);
+        let waker = Waker::from(self.clone());
+        let progress = lock(&self.state).advance(&mut Context::from_waker(&waker));
+        if let Some(progress) = progress {
+            self.link.queue.push(Event::Written(self.id, progress));
+        }
     }
 
     pub fn reset(&self, code: VarInt) {
@@ -147,7 +150,7 @@ impl SendHalf {
             let mut state = lock(&self.state);
             if state.phase == Phase::Open {
                 state.phase = Phase::Lost;
-                state.pending = VecDeque::new();
+                state.forget();
             }
             state.stream.take()
         };
@@ -158,6 +161,11 @@ impl SendHalf {
     pub fn abandon(&self) {
         let stream = {
             let mut state = lock(&self.state);
+            if state.finishing {
+                // The end may not have been flushed yet. Where there is no room for it now, nobody would
+                // be there to send it later.
+                state.advance(&mut Context::from_waker(Waker::noop()));
+            }
             if state.phase == Phase::Open {
                 state.reset(ABANDONED);
             }
@@ -178,6 +186,30 @@ impl State {
         }
     }
 
+    fn advance(&mut self, context: &mut Context<'_>) -> Option<Progress> {
+        if self.phase != Phase::Open {
+            return None;
+        }
+        let result = self.flush(context);
+        self.blocked = result.is_pending();
+        match result {
+            Poll::Pending => None,
+            Poll::Ready(Ok(())) => {
+                if self.finishing {
+                    self.finish();
+                }
+                std::mem::take(&mut self.owing).then_some(Progress::Drained)
+            }
+            Poll::Ready(Err(error)) => {
+                self.fail(&error);
+                match error {
+                    WriteError::Stopped(code) => Some(Progress::Stopped(code.into_inner())),
+                    _ => None,
+                }
+            }
+        }
+    }
+
     fn flush(&mut self, context: &mut Context<'_>) -> Poll<std::result::Result<(), WriteError>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(WriteError::ClosedStream));
@@ -191,6 +223,7 @@ impl State {
             let result = pin!(stream.write_many_chunks(&mut rest)).poll(context);
             let taken = before - rest.len();
             self.pending.drain(..taken);
+            self.kept = self.pending.iter().map(Bytes::len).sum();
             match result {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -210,15 +243,25 @@ impl State {
 
     fn reset(&mut self, code: VarInt) {
         self.phase = Phase::Reset;
-        self.pending = VecDeque::new();
+        self.forget();
         if let Some(stream) = &mut self.stream {
             // Fails when the connection is gone or everything was acknowledged: no harm.
             let _ = stream.reset(code);
         }
     }
 
-    fn fail(&mut self, error: &WriteError) {
+    fn keep(&mut self, bytes: Bytes) {
+        self.kept += bytes.len();
+        self.pending.push_back(bytes);
+    }
+
+    fn forget(&mut self) {
         self.pending = VecDeque::new();
+        self.kept = 0;
+    }
+
+    fn fail(&mut self, error: &WriteError) {
+        self.forget();
         self.phase = match error {
             WriteError::Stopped(code) => Phase::Stopped(code.into_inner()),
             WriteError::ConnectionLost(_) | WriteError::ZeroRttRejected => Phase::Lost,
@@ -229,8 +272,7 @@ impl State {
 
 impl Wake for SendHalf {
     fn wake(self: Arc<Self>) {
-        let link = self.link.clone();
-        link.queue.push(Event::Writable(self));
+        self.enqueue();
     }
 }
 

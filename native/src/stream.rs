@@ -142,8 +142,12 @@ impl Stream {
     }
 
     #[napi]
-    pub fn finish(&self, env: Env) -> napi::Result<()> {
-        js::guard(env, || self.send()?.finish())
+    pub fn finish(&self, env: Env, last: Arg<Option<BufferSlice<'_>>>) -> napi::Result<()> {
+        js::guard(env, || {
+            let last = last.get("last")?;
+            let last = last.as_deref().unwrap_or_default();
+            self.send()?.finish(Bytes::copy_from_slice(last))
+        })
     }
 
     #[napi]

@@ -8,7 +8,6 @@ use common::{Duo, Peer, Seen, consumed, finish, options, start, write};
 use tunnel_native::{
     connection::CloseInfo,
     error::{Code, Failure},
-    guard,
     options::{Congestion, MAX_STREAM_RECEIVE_WINDOW},
     stream::Pair,
 };
@@ -127,7 +126,7 @@ async fn a_stop_works_while_a_read_is_pending_and_fails_the_writes_of_the_peer()
     near.send
         .as_ref()
         .unwrap()
-        .finish()
+        .finish(Bytes::new())
         .expect("no error: the peer wants nothing more");
 }
 
@@ -216,7 +215,6 @@ async fn a_reader_out_of_budget_survives_many_small_packets() {
 #[tokio::test]
 async fn a_busy_javascript_thread_survives_many_small_packets() {
     let mut duo = Duo::new().await;
-    guard::install(duo.there.queue());
     let near = duo.open();
     write(&near, "x").unwrap();
     let far = duo.there.opened().await;

@@ -340,10 +340,11 @@ export function sessionContract(name: string, engine: Engine): void {
       it('reaches a sender whose write is pending, without another write', async () => {
         const { near, far, nearSeen } = await recorded({ farReads: false });
         // An engine may take more after a while; a write is pending once it takes nothing for some time.
-        for (let drains = -1; drains !== nearSeen.events.length; ) {
-          drains = nearSeen.events.length;
+        let taken = true;
+        while (taken) {
+          const before = nearSeen.events.length;
           await fill(near);
-          await new Promise((resolve) => setTimeout(resolve, 300));
+          taken = await eventually(() => nearSeen.events.length > before, 300);
         }
         far.stop(9);
         await nearSeen.seen('stopped 9');

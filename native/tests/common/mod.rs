@@ -122,11 +122,6 @@ impl Peer {
         })
     }
 
-    /// A handle of its own, so that the guard can be asked for.
-    pub fn queue(&self) -> &Arc<Queue> {
-        &self.queue
-    }
-
     /// As a dialler knows it; only its loopback sockets.
     pub fn address(&self) -> EndpointAddr {
         let sockets: Vec<SocketAddr> = self.node.bound_sockets();
@@ -168,18 +163,12 @@ impl Peer {
     fn take(&mut self, event: Event) {
         match event {
             Event::Incoming(link) => self.seen.0.push_back(Seen::Incoming(link)),
-            Event::Opened(_, pair) => {
-                pair.recv
-                    .iter()
-                    .for_each(|recv| recv.hoard(&mut self.scratch));
-                self.seen.0.push_back(Seen::Opened(*pair));
+            Event::Opened(_, pair) => self.seen.0.push_back(Seen::Opened(*pair)),
+            Event::Readable(half) => half.pump(&mut self.seen),
+            Event::Written(_, Progress::Drained) => self.seen.0.push_back(Seen::Drained),
+            Event::Written(id, Progress::Stopped(code)) => {
+                self.seen.0.push_back(Seen::Stopped(id, code));
             }
-            Event::Readable(half) => half.pump(&mut self.scratch, &mut self.seen),
-            Event::Writable(half) => match half.resume() {
-                Progress::Drained => self.seen.0.push_back(Seen::Drained),
-                Progress::Stopped(code) => self.seen.0.push_back(Seen::Stopped(half.id, code)),
-                Progress::Nothing => {}
-            },
             Event::Datagrams(link, datagrams) => {
                 self.seen.0.push_back(Seen::Datagrams(datagrams));
                 link.datagrams_taken();
@@ -260,7 +249,7 @@ pub fn finish(pair: &Pair) {
     pair.send
         .as_ref()
         .expect("writable")
-        .finish()
+        .finish(Bytes::new())
         .expect("open");
 }
 

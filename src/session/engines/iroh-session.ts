@@ -133,6 +133,7 @@ export class IrohSession implements Session {
   }
 
   async createBidirectionalStream(): Promise<BidirectionalStream> {
+    this.#check();
     try {
       return this.adopt(this.#native.tryOpenBi() ?? (await this.#native.openBi()));
     } catch (error) {
@@ -146,6 +147,11 @@ export class IrohSession implements Session {
     } catch (error) {
       throw translate(error, 'SESSION_LOST');
     }
+  }
+
+  #check(): void {
+    // The addon may have streams ready that it has not heard the end of.
+    if (this.#ended) throw new TunnelError('SESSION_LOST', 'the session has ended');
   }
 
   paths(): readonly OpenPath[] {
@@ -292,16 +298,15 @@ export class IrohStream extends StreamBase {
       return this.#native.write(head, body) === 0;
     } catch (error) {
       const { code, quicCode } = error as Native.NativeError;
-      // A stop of an idle stream is only found by a write.
+      // Its event may still be on the way.
       if (code === 'STREAM_STOPPED' && this.#writing) queueMicrotask(() => this.onStopped(quicCode ?? 0));
       throw new TunnelError('STREAM_CLOSED', (error as Error).message, { cause: error });
     }
   }
 
   finish(last?: Uint8Array): void {
-    if (last) this.write(null, last);
     if (!this.#writing) return;
-    quietly(() => this.#native.finish());
+    quietly(() => this.#native.finish(last ?? null));
     this.#endWriting();
   }
 
