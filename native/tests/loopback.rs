@@ -4,6 +4,7 @@ mod common;
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::{Duo, Peer, Seen, consumed, finish, options, start, write};
 use tunnel_native::{
     connection::CloseInfo,
