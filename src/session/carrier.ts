@@ -4,7 +4,7 @@
  */
 import { TunnelError } from '../error.js';
 import { type FrameHandler, FrameReader } from './frame.js';
-import type { Held, HoldBack } from './hold-back.js';
+import type { HoldBack } from './hold-back.js';
 import type { BidirectionalStream } from './session.js';
 
 /** What a channel hears of its carrier. */
@@ -41,11 +41,12 @@ export interface Carrier {
 /** How long a peer may go on sending into a channel that it was told has failed. */
 const STOP_AFTER_ERROR_MS = 5000;
 
-export class StreamCarrier implements Carrier, Held {
+export class StreamCarrier implements Carrier {
   readonly frameId: number;
   readonly #stream: BidirectionalStream;
   #deferred: Uint8Array | undefined;
-  #until: HoldBack | undefined;
+  /** Takes back that what is deferred goes out alone. */
+  #keepBack: () => void = () => undefined;
 
   constructor(stream: BidirectionalStream, channelId: number) {
     this.#stream = stream;
@@ -84,11 +85,10 @@ export class StreamCarrier implements Carrier, Held {
   defer(frame: Uint8Array, until: HoldBack): void {
     const before = this.#takeDeferred();
     this.#deferred = before ? Buffer.concat([before, frame]) : frame;
-    this.#until = until;
-    until.add(this);
+    this.#keepBack = until(() => this.#release());
   }
 
-  release(): void {
+  #release(): void {
     const deferred = this.#takeDeferred();
     if (!deferred) return;
     try {
@@ -102,7 +102,7 @@ export class StreamCarrier implements Carrier, Held {
     try {
       this.#stream.finish(this.#takeDeferred());
     } catch {
-      // As in `release`.
+      // As in `#release`.
     }
   }
 
@@ -122,7 +122,7 @@ export class StreamCarrier implements Carrier, Held {
     const deferred = this.#deferred;
     if (!deferred) return undefined;
     this.#deferred = undefined;
-    this.#until?.delete(this);
+    this.#keepBack();
     return deferred;
   }
 }

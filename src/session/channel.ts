@@ -264,8 +264,7 @@ export class Channel {
     this.#endConsumed = true;
     // EOS takes an offset of its own, so that its receipt is proven by an ack of it.
     this.#consumed = this.#received + 1;
-    clearTimeout(this.#ackTimer);
-    this.#ackTimer = undefined;
+    this.#stopAckTimer();
     // This side's end, or the stream's, mostly follows at once.
     this.#defer(FrameType.ACK, this.#ackBody());
     this.#maybeFinish();
@@ -337,8 +336,7 @@ export class Channel {
   }
 
   #detach(): void {
-    clearTimeout(this.#ackTimer);
-    this.#ackTimer = undefined;
+    this.#stopAckTimer();
     this.#carrier = undefined;
     this.#resuming = false;
     this.#carrierBlocked = true;
@@ -429,11 +427,15 @@ export class Channel {
   }
 
   #sendAck(): void {
-    clearTimeout(this.#ackTimer);
-    this.#ackTimer = undefined;
+    this.#stopAckTimer();
     if (this.#closed || !this.#carrier || this.#resuming) return;
     this.#maybeGrow();
     this.#control(FrameType.ACK, this.#ackBody());
+  }
+
+  #stopAckTimer(): void {
+    clearTimeout(this.#ackTimer);
+    this.#ackTimer = undefined;
   }
 
   #ackBody(): Buffer {

@@ -2,8 +2,9 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
 import { StreamCarrier } from '../../src/session/carrier.js';
-import { HoldBack, untilAnswered, untilPolled } from '../../src/session/hold-back.js';
+import { type HoldBack, untilAnswered, untilPolled } from '../../src/session/hold-back.js';
 import type { BidirectionalStream } from '../../src/session/session.js';
+import { eventually } from '../support/eventually.js';
 
 /** A stream that only remembers what was done to it. */
 function recorded(fails = false): { readonly done: string[]; readonly stream: BidirectionalStream } {
@@ -28,14 +29,12 @@ function recorded(fails = false): { readonly done: string[]; readonly stream: Bi
 function manual() {
   let release: (() => void) | undefined;
   let cancelled = 0;
-  const until = new HoldBack(
-    (call) => {
-      release = call;
-    },
-    () => {
+  const until: HoldBack = (call) => {
+    release = call;
+    return () => {
       cancelled += 1;
-    },
-  );
+    };
+  };
   return { until, release: () => release?.(), cancelled: () => cancelled };
 }
 
@@ -102,7 +101,7 @@ describe('what is held', () => {
   it('until an answer came is out without one, of all streams together', async () => {
     const streams = [recorded(), recorded()];
     for (const { stream } of streams) new StreamCarrier(stream, 1).defer(Buffer.from('a'), untilAnswered);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    await eventually(() => streams.every(({ done }) => done.length > 0));
     expect(streams.map(({ done }) => done)).toEqual([['a'], ['a']]);
   });
 });

@@ -7,8 +7,6 @@ import type { Relays } from '../proxy.js';
 import { BLAME, type Check, fine, problem, skipped } from './check.js';
 import type { ProbeError, RelayProbe } from './network-probes.js';
 
-/** Which relays may be used: the public ones, none, or these. */
-
 export interface Address {
   readonly address: string;
   readonly family: 4 | 6;

@@ -133,7 +133,8 @@ export class IrohSession implements Session {
   }
 
   async createBidirectionalStream(): Promise<BidirectionalStream> {
-    this.#check();
+    // The addon may have streams ready that it has not heard the end of.
+    if (this.#ended) throw new TunnelError('SESSION_LOST', 'the session has ended');
     try {
       return this.adopt(this.#native.tryOpenBi() ?? (await this.#native.openBi()));
     } catch (error) {
@@ -147,11 +148,6 @@ export class IrohSession implements Session {
     } catch (error) {
       throw translate(error, 'SESSION_LOST');
     }
-  }
-
-  #check(): void {
-    // The addon may have streams ready that it has not heard the end of.
-    if (this.#ended) throw new TunnelError('SESSION_LOST', 'the session has ended');
   }
 
   paths(): readonly OpenPath[] {
