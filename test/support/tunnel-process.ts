@@ -5,7 +5,6 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 
 export const RUN = fileURLToPath(new URL('../../bin/run.js', import.meta.url));
@@ -129,6 +128,7 @@ export class TunnelProcess {
   readonly exited: Promise<number | null>;
   readonly #watching = new Set<() => void>();
   readonly #eventTimeoutMs: number;
+  #unfinishedLine = '';
   #done = false;
 
   constructor(args: string[], home: string, options: MachineOptions = {}) {
@@ -143,16 +143,11 @@ export class TunnelProcess {
     this.child.stdin?.on('error', () => undefined);
     this.child.stdout?.setEncoding('utf8').on('data', (text: string) => {
       this.stdout += text;
+      this.#read(text);
     });
     this.child.stderr?.setEncoding('utf8').on('data', (text: string) => {
       this.stderr += text;
     });
-    if (this.child.stdout) {
-      createInterface({ input: this.child.stdout }).on('line', (line) => {
-        if (line.startsWith('{')) this.events.push(JSON.parse(line) as JsonEvent);
-        this.#wake();
-      });
-    }
     this.exited = once(this.child, 'close').then(([code]) => {
       this.#done = true;
       this.#wake();
@@ -201,6 +196,16 @@ export class TunnelProcess {
         this.#watching.add(wake);
       });
     }
+  }
+
+  /** Whole lines only: the last one of a process that is killed may be half of one. */
+  #read(text: string): void {
+    const lines = (this.#unfinishedLine + text).split('\n');
+    this.#unfinishedLine = lines.pop() ?? '';
+    for (const line of lines) {
+      if (line.startsWith('{')) this.events.push(JSON.parse(line) as JsonEvent);
+    }
+    this.#wake();
   }
 
   #wake(): void {

@@ -76,20 +76,15 @@ async function importQuietly(): Promise<Loaded> {
     (...parts: unknown[]) => {
       if (!NOISE.has(parts[0])) print.apply(terminal, parts);
     };
+  // For good: two of its modules look for the native part, each for itself, and only one can be waited for.
   Object.assign(terminal, { log: filtered(log), error: filtered(error) });
-  try {
-    const library = await import('@fails-components/webtransport');
-    const http3 = await import(HTTP3_PACKAGE).then(
-      () => true,
-      () => false,
-    );
-    // Two of its modules look for the native part, each for itself; only one can be waited for.
-    await library.quicheLoaded;
-    await new Promise((resolve) => setImmediate(resolve));
-    return { library, http3 };
-  } finally {
-    Object.assign(terminal, { log, error });
-  }
+  const library = await import('@fails-components/webtransport');
+  const http3 = await import(HTTP3_PACKAGE).then(
+    () => true,
+    () => false,
+  );
+  await library.quicheLoaded;
+  return { library, http3 };
 }
 
 /** Errors that a peer's bytes raise in the library end that connection, not the process. */
