@@ -68,6 +68,7 @@ class Peer {
       keepAliveMs: 5_000,
       handshakes: HANDSHAKES,
       congestion: args.congestion as 'cubic' | 'bbr',
+      ackElicitingThreshold: 4,
       datagramReceiveBuffer: MIB,
       datagramSendBuffer: MIB,
       onEvents: (batch) => {
@@ -141,7 +142,7 @@ function pour(stream: Stream, handler: Handler, bytes: number): void {
     }
     if (left === 0) {
       left = -1;
-      stream.finish(null);
+      stream.finish(null, false);
     }
   };
   handler.drain = more;
@@ -161,10 +162,10 @@ function serve(peer: Peer, stream: Stream): void {
       if (mode === ECHO && rest.length > 0) stream.write(null, rest);
     },
     end() {
-      if (mode === ECHO) stream.finish(null);
+      if (mode === ECHO) stream.finish(null, false);
       if (mode === SINK) {
         stream.write(null, Buffer.from([1]));
-        stream.finish(null);
+        stream.finish(null, false);
       }
       peer.remove(stream);
       if (mode === SOURCE) peer.handlers.set(stream.id, handler);
@@ -227,7 +228,7 @@ async function download(peer: Peer, bytes: number): Promise<void> {
     request[0] = SOURCE;
     request.writeDoubleLE(bytes, 1);
     stream.write(null, request);
-    stream.finish(null);
+    stream.finish(null, false);
   });
   peer.remove(stream);
   if (got !== bytes) throw new Error(`got ${got} of ${bytes} bytes`);
@@ -239,7 +240,7 @@ async function visit(peer: Peer): Promise<void> {
   await new Promise<void>((resolve) => {
     peer.add(stream, { end: resolve });
     stream.write(null, Buffer.from([ECHO, 0]));
-    stream.finish(null);
+    stream.finish(null, false);
   });
   peer.remove(stream);
 }
@@ -267,7 +268,7 @@ async function roundTrips(peer: Peer, count: number): Promise<number> {
       data() {
         times.push(performance.now() - sent);
         if (times.length < count) send();
-        else stream.finish(null);
+        else stream.finish(null, false);
       },
       end: resolve,
     });

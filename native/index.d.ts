@@ -71,6 +71,8 @@ export interface EndpointOptions {
   idleTimeoutMs: number;
   keepAliveMs: number;
   congestion: 'cubic' | 'bbr' | 'newreno';
+  /** How many packets the peer may leave unacknowledged, for its `max_ack_delay` (25 ms) at most. */
+  ackElicitingThreshold: number;
   datagramReceiveBuffer: number;
   datagramSendBuffer: number;
   handshakes: HandshakeLimits;
@@ -296,8 +298,11 @@ export class Stream {
    * `STREAM_CLOSED`, `CONNECTION_LOST`; where that is not known yet, a STOPPED or CLOSED event follows.
    */
   write(head: Uint8Array | null, body: Uint8Array | null): number;
-  /** A clean end after everything written, and after `last`, in one packet with it where that fits. */
-  finish(last: Uint8Array | null): void;
+  /**
+   * A clean end after everything written, and after `last`, in one packet with it where that fits. One that
+   * is `late` goes with the next packet of any stream of the endpoint, or after some milliseconds.
+   */
+  finish(last: Uint8Array | null, late: boolean): void;
   /** Abandons the sending side, also with a write pending. */
   reset(code: number): void;
   /** Asks the peer to stop sending, also with a read pending. No event of the reading side follows. */

@@ -63,6 +63,7 @@ pub fn options(object: &Object<'_>) -> Result<Options> {
         idle_timeout_ms: js::whole(object, "idleTimeoutMs", MAX_TIMEOUT_MS)?,
         keep_alive_ms: js::whole(object, "keepAliveMs", MAX_TIMEOUT_MS)?,
         congestion,
+        ack_eliciting_threshold: js::whole(object, "ackElicitingThreshold", MAX_STREAMS)?,
         datagram_receive_buffer: js::whole(object, "datagramReceiveBuffer", MAX_WINDOW)?,
         datagram_send_buffer: js::whole(object, "datagramSendBuffer", MAX_WINDOW)?,
         handshakes: handshakes(&js::property(object, "handshakes")?)?,

@@ -144,7 +144,7 @@ impl Batch<'_> {
                 }
                 let buffers = array(self.env, &buffers)?;
                 self.push(kind::DATAGRAMS, link.id, buffers);
-                link.datagrams_taken();
+                link.datagrams_taken(datagrams.len());
             }
             Event::Path(link, info) => {
                 let info = unsafe { ToNapiValue::to_napi_value(self.env, *info) }?;

@@ -13,7 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt, future};
+use futures_util::{
+    StreamExt,
+    future::{self, Either},
+};
 use iroh::{
     EndpointId, TransportAddr,
     endpoint::{Connection as IrohConnection, ConnectionError, RecvStream, SendStream, Side},
@@ -24,7 +27,7 @@ use napi::{
     sys,
 };
 use napi_derive::napi;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -124,8 +127,10 @@ pub struct Link {
     readers: Mutex<Readers>,
     /// Bytes that streams hold outside QUIC's flow control; see `recv.rs`.
     pub hoarded: AtomicUsize,
-    /// JavaScript has taken the last batch of datagrams.
-    datagrams_taken: Notify,
+    /// Datagrams on their way to JavaScript.
+    undelivered: AtomicUsize,
+    /// There is room for more of them again.
+    delivered: Notify,
 }
 
 type Spare = (SendStream, RecvStream);
@@ -163,7 +168,8 @@ impl Link {
             close: Mutex::default(),
             readers: Mutex::default(),
             hoarded: AtomicUsize::new(0),
-            datagrams_taken: Notify::new(),
+            undelivered: AtomicUsize::new(0),
+            delivered: Notify::new(),
         })
     }
 
@@ -243,8 +249,11 @@ impl Link {
         self.queue.push(Event::Ended(self.clone()));
     }
 
-    pub fn datagrams_taken(&self) {
-        self.datagrams_taken.notify_one();
+    /// JavaScript has taken `count` datagrams. The engine's thread is woken only where it waits for that.
+    pub fn datagrams_taken(&self, count: usize) {
+        if self.undelivered.fetch_sub(count, Ordering::AcqRel) >= DATAGRAMS {
+            self.delivered.notify_one();
+        }
     }
 
     pub fn start(self: &Arc<Self>) {
@@ -259,10 +268,16 @@ impl Link {
 
     async fn watch(self: Arc<Self>, conn: IrohConnection) {
         let closed = conn.closed();
+        // Tasks of their own, so that a stream or a datagram has nothing else looked at.
         let loops = future::join3(
-            self.accept_bi(&conn),
+            self.spawn(
+                &conn,
+                |link, conn| async move { link.accept_bi(&conn).await },
+            ),
+            self.spawn(&conn, |link, conn| async move {
+                link.read_datagrams(&conn).await
+            }),
             self.accept_uni(&conn),
-            self.read_datagrams(&conn),
         );
         let paths = pin!(async {
             future::join(self.watch_paths(&conn), self.watch_path_notices(&conn)).await;
@@ -270,11 +285,11 @@ impl Link {
         // The loops end with the connection; the paths' stream may be slower to notice.
         let (reason, ()) = {
             let done = pin!(future::join(closed, async {
-                loops.await;
+                let (_, _, ()) = loops.await;
             }));
             match future::select(done, paths).await {
-                future::Either::Left((done, _)) => done,
-                future::Either::Right(((), done)) => done.await,
+                Either::Left((done, _)) => done,
+                Either::Right(((), done)) => done.await,
             }
         };
         let mut info = CloseInfo::from(&reason);
@@ -288,6 +303,15 @@ impl Link {
             };
         }
         self.queue.push(Event::Closed(self.clone(), Box::new(info)));
+    }
+
+    fn spawn<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        conn: &IrohConnection,
+        part: impl FnOnce(Arc<Self>, IrohConnection) -> F,
+    ) -> JoinHandle<()> {
+        let part = part(self.clone(), conn.clone());
+        self.tasks.spawn_on(part, runtime::handle())
     }
 
     async fn accept_bi(self: &Arc<Self>, conn: &IrohConnection) {
@@ -306,7 +330,6 @@ impl Link {
         if let Some(recv) = &pair.recv {
             // Read from the start, also where JavaScript never starts it.
             recv.ask();
-            self.outbox.wake();
         }
         self.queue.push(Event::Opened(self.clone(), Box::new(pair)));
     }
@@ -315,12 +338,17 @@ impl Link {
         let mut slots = vec![Bytes::new(); DATAGRAMS];
         while let Ok(count) = conn.read_many_datagrams(&mut slots).await {
             let batch = slots[..count].iter_mut().map(std::mem::take).collect();
+            self.undelivered.fetch_add(count, Ordering::AcqRel);
             self.queue.push(Event::Datagrams(self.clone(), batch));
-            // One batch at a time: what JavaScript is too slow for is dropped by QUIC's own bounded
-            // buffer, oldest first, and not queued here without bound.
-            let taken = pin!(self.datagrams_taken.notified());
-            let closed = pin!(conn.closed());
-            future::select(taken, closed).await;
+            // What JavaScript is too slow for is dropped by QUIC's own bounded buffer, oldest first, and
+            // not queued here without bound.
+            while self.undelivered.load(Ordering::Acquire) >= DATAGRAMS {
+                let delivered = pin!(self.delivered.notified());
+                let closed = pin!(conn.closed());
+                if let Either::Right(_) = future::select(delivered, closed).await {
+                    break;
+                }
+            }
         }
     }
 
@@ -346,19 +374,19 @@ impl Link {
     }
 
     pub fn try_open_bi(self: &Arc<Self>) -> Result<Option<Pair>> {
-        let spare = {
-            let mut spare = lock(&self.spare);
-            if spare.len() <= SPARE / 2 {
-                self.outbox.push(Job::Spare(self.clone()));
-            }
-            spare.pop_front()
+        // Locked for all of it, as in `fill_spare`: a stream that is younger than the spare ones
+        // would open all of them at the peer.
+        let mut spare = lock(&self.spare);
+        let streams = match spare.pop_front() {
+            Some(streams) => Some(streams),
+            None => self.poll_open_bi()?,
         };
-        let (send, recv) = match spare {
-            Some(spare) => spare,
-            None => match self.poll_open_bi()? {
-                Some(streams) => streams,
-                None => return Ok(None),
-            },
+        if spare.len() <= SPARE / 2 {
+            self.outbox.push_late(Job::Spare(self.clone()));
+        }
+        drop(spare);
+        let Some((send, recv)) = streams else {
+            return Ok(None);
         };
         Ok(Some(Pair::new(self, Some(send), Some(recv))))
     }
@@ -376,12 +404,13 @@ impl Link {
     /// On the engine's thread. Where the peer allows no more, or there is no connection, whoever opens the
     /// next stream finds out.
     pub fn fill_spare(&self) {
-        let missing = SPARE.saturating_sub(lock(&self.spare).len());
-        for _ in 0..missing {
+        // Locked for all of it, as in `try_open_bi`: who finds none must not take the limit for reached.
+        let mut spare = lock(&self.spare);
+        while spare.len() < SPARE {
             let Ok(Some(streams)) = self.poll_open_bi() else {
                 return;
             };
-            lock(&self.spare).push_back(streams);
+            spare.push_back(streams);
         }
     }
 

@@ -6,8 +6,8 @@ use iroh::{
     RelayConfig, RelayMode, RelayUrl, SecretKey,
     address_lookup::{DnsAddressLookup, PkarrPublisher, PkarrResolver, UserData},
     endpoint::{
-        Builder, ControllerFactory, PortmapperConfig, QuicTransportConfig, VarInt,
-        default_relay_mode, presets,
+        AckFrequencyConfig, Builder, ControllerFactory, PortmapperConfig, QuicTransportConfig,
+        VarInt, default_relay_mode, presets,
     },
 };
 use iroh_relay::tls::CaTlsConfig;
@@ -90,6 +90,7 @@ pub struct Options {
     pub idle_timeout_ms: u64,
     pub keep_alive_ms: u64,
     pub congestion: Congestion,
+    pub ack_eliciting_threshold: u64,
     pub datagram_receive_buffer: u64,
     pub datagram_send_buffer: u64,
     pub handshakes: gate::Limits,
@@ -183,7 +184,12 @@ impl Options {
             Congestion::Bbr => Arc::new(Bbr3Config::default()),
             Congestion::NewReno => Arc::new(NewRenoConfig::default()),
         };
+        let mut acks = AckFrequencyConfig::default();
+        acks.ack_eliciting_threshold(var_int(self.ack_eliciting_threshold))
+            // A gap is told at once, as without this extension.
+            .reordering_threshold(VarInt::from_u32(1));
         Ok(QuicTransportConfig::builder()
+            .ack_frequency_config(Some(acks))
             .max_concurrent_bidi_streams(streams)
             .max_concurrent_uni_streams(streams)
             .stream_receive_window(var_int(self.stream_receive_window))

@@ -24,6 +24,9 @@ use crate::{
 /// meanwhile (see `recv.rs`), long enough to cost nothing.
 const TICK: Duration = Duration::from_millis(20);
 
+/// How long what nobody waits for may wait for company.
+const LATE: Duration = Duration::from_millis(5);
+
 pub enum Job {
     Send(Arc<SendHalf>),
     Receive(Arc<RecvHalf>),
@@ -37,9 +40,18 @@ pub struct Outbox {
     wake: Notify,
 }
 
+/// Whether it looks at what waits without being woken.
+#[derive(PartialEq, Eq)]
+enum Thread {
+    Awake,
+    Asleep,
+}
+
 #[derive(Default)]
 struct Jobs {
     waiting: Vec<Job>,
+    /// Nothing is looked at before a wake-up.
+    asleep: bool,
     finished: bool,
 }
 
@@ -51,18 +63,34 @@ impl Outbox {
         outbox
     }
 
-    /// Leaves `job` for the next wake-up.
+    /// Has `job` done at once.
     pub fn push(&self, job: Job) {
-        let mut jobs = lock(&self.jobs);
-        if jobs.finished {
-            drop(jobs);
-            return;
+        if self.add(job).is_some() {
+            self.wake.notify_one();
         }
-        jobs.waiting.push(job);
     }
 
-    pub fn wake(&self) {
-        self.wake.notify_one();
+    /// Has `job` done with the next one, or after `LATE`: waking a thread costs more than most jobs.
+    pub fn push_late(&self, job: Job) {
+        if self.add(job) == Some(Thread::Asleep) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn add(&self, job: Job) -> Option<Thread> {
+        let mut jobs = lock(&self.jobs);
+        if jobs.finished {
+            // Unlocked: it may own the last handle of a stream.
+            drop(jobs);
+            drop(job);
+            return None;
+        }
+        jobs.waiting.push(job);
+        Some(if jobs.asleep {
+            Thread::Asleep
+        } else {
+            Thread::Awake
+        })
     }
 
     /// Nothing is done any more, and nothing held.
@@ -72,7 +100,7 @@ impl Outbox {
             jobs.finished = true;
             std::mem::take(&mut jobs.waiting)
         };
-        self.wake();
+        self.wake.notify_one();
         // Unlocked: a job may own the last handle of a stream.
         drop(left);
     }
@@ -84,7 +112,7 @@ impl Outbox {
         let mut next_look = Instant::now();
         loop {
             if left.is_empty() {
-                self.wake.notified().await;
+                self.sleep().await;
                 next_look = Instant::now() + TICK;
             } else if tokio::time::timeout_at(next_look, self.wake.notified())
                 .await
@@ -92,13 +120,13 @@ impl Outbox {
             {
                 left.retain(|half| half.look(&mut scratch));
                 next_look = Instant::now() + TICK;
-                continue;
             }
             {
                 let mut jobs = lock(&self.jobs);
                 if jobs.finished {
                     return;
                 }
+                jobs.asleep = false;
                 std::mem::swap(&mut work, &mut jobs.waiting);
             }
             for job in work.drain(..) {
@@ -117,5 +145,23 @@ impl Outbox {
                 tokio::task::yield_now().await;
             }
         }
+    }
+
+    /// Until a wake-up, or until what came late is due.
+    async fn sleep(&self) {
+        if tokio::time::timeout(LATE, self.wake.notified())
+            .await
+            .is_ok()
+        {
+            return;
+        }
+        {
+            let mut jobs = lock(&self.jobs);
+            if !jobs.waiting.is_empty() {
+                return;
+            }
+            jobs.asleep = true;
+        }
+        self.wake.notified().await;
     }
 }

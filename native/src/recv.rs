@@ -43,6 +43,9 @@ const CHUNKS: usize = 256;
 /// Chunks are rarely smaller than this in bulk; used only to size a read to a small budget.
 const TYPICAL_CHUNK: usize = 1024;
 
+/// So much of a stream is read before it is started: what its opener sends along.
+const EARLY: usize = 16 * 1024;
+
 /// As many are kept as they are. What comes after them is joined: each holds the packets it came with.
 const KEPT: usize = 1024;
 
@@ -137,7 +140,15 @@ impl RecvHalf {
             state.budget = budget;
         }
         if self.link.add_reader(self.clone()) {
-            self.go_on(&lock(&self.state));
+            let state = lock(&self.state);
+            if state.is_ready() {
+                self.tell();
+            }
+            // There can be nothing yet on a stream of this side's, and what came early on one of the peer's
+            // has been read.
+            if state.wants_more() && !self.awaited.swap(true, Ordering::AcqRel) {
+                self.link.outbox.push_late(Job::Receive(self.clone()));
+            }
         }
         Ok(())
     }
@@ -155,7 +166,6 @@ impl RecvHalf {
         }
         if state.wants_more() {
             self.ask();
-            self.link.outbox.wake();
         }
     }
 
@@ -193,7 +203,7 @@ impl RecvHalf {
         }
     }
 
-    /// Puts it into the outbox, to be read at the next wake-up.
+    /// Has it read on the engine's thread.
     pub fn ask(self: &Arc<Self>) {
         if !self.awaited.swap(true, Ordering::AcqRel) {
             self.link.outbox.push(Job::Receive(self.clone()));
@@ -205,10 +215,13 @@ impl RecvHalf {
     pub fn fill(self: &Arc<Self>, scratch: &mut Scratch) -> bool {
         self.awaited.store(false, Ordering::Release);
         self.take_out(|state, context| {
-            let limit = if state.started { state.budget } else { 0 };
-            state.read(context, &mut scratch.0, limit);
+            if state.started {
+                state.read(context, &mut scratch.0, state.budget);
+            } else {
+                state.read_early(&self.link, context, &mut scratch.0);
+            }
             state.fresh = true;
-            state.more && !std::mem::replace(&mut state.looked_after, state.more)
+            state.more && !std::mem::replace(&mut state.looked_after, true)
         })
     }
 
@@ -344,6 +357,12 @@ impl State {
         self.more = true;
     }
 
+    fn read_early(&mut self, link: &Link, context: &mut Context<'_>, slots: &mut [Bytes]) {
+        let room = HOARD.saturating_sub(link.hoarded.load(Ordering::Relaxed));
+        self.read(context, slots, EARLY.min(room));
+        self.count(link, self.held);
+    }
+
     /// Answers how many chunks there were; none at the end, and none where noq will wake us.
     fn poll(&mut self, context: &mut Context<'_>, slots: &mut [Bytes]) -> Option<usize> {
         if self.end.is_some() {
@@ -429,6 +448,5 @@ impl State {
 impl Wake for RecvHalf {
     fn wake(self: Arc<Self>) {
         self.ask();
-        self.link.outbox.wake();
     }
 }

@@ -103,8 +103,8 @@ impl SendHalf {
         Ok(waiting)
     }
 
-    /// A clean end behind everything written and `last`.
-    pub fn finish(self: &Arc<Self>, last: Bytes) -> Result<()> {
+    /// A clean end behind everything written and `last`; `late` where nobody waits for it.
+    pub fn finish(self: &Arc<Self>, last: Bytes, late: bool) -> Result<()> {
         let mut state = lock(&self.state);
         match state.phase {
             // The peer wants no more; that it gets no more is no error.
@@ -116,14 +116,17 @@ impl SendHalf {
         }
         state.finishing = true;
         drop(state);
-        self.enqueue();
+        if !late {
+            self.enqueue();
+        } else if !self.queued.swap(true, Ordering::AcqRel) {
+            self.link.outbox.push_late(Job::Send(self.clone()));
+        }
         Ok(())
     }
 
     fn enqueue(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
             self.link.outbox.push(Job::Send(self.clone()));
-            self.link.outbox.wake();
         }
     }
 

@@ -142,11 +142,16 @@ impl Stream {
     }
 
     #[napi]
-    pub fn finish(&self, env: Env, last: Arg<Option<BufferSlice<'_>>>) -> napi::Result<()> {
+    pub fn finish(
+        &self,
+        env: Env,
+        last: Arg<Option<BufferSlice<'_>>>,
+        late: Arg<bool>,
+    ) -> napi::Result<()> {
         js::guard(env, || {
-            let last = last.get("last")?;
+            let (last, late) = (last.get("last")?, late.get("late")?);
             let last = last.as_deref().unwrap_or_default();
-            self.send()?.finish(Bytes::copy_from_slice(last))
+            self.send()?.finish(Bytes::copy_from_slice(last), late)
         })
     }
 

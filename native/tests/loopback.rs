@@ -127,7 +127,7 @@ async fn a_stop_works_while_a_read_is_pending_and_fails_the_writes_of_the_peer()
     near.send
         .as_ref()
         .unwrap()
-        .finish(Bytes::new())
+        .finish(Bytes::new(), false)
         .expect("no error: the peer wants nothing more");
 }
 

@@ -30,7 +30,7 @@ export interface Carrier {
   write(head: Uint8Array, body: Uint8Array | null): boolean;
   /** A small frame that nobody waits for: it goes out with the next one, at the latest when `until` says so. */
   defer(frame: Uint8Array, until: HoldBack): void;
-  /** No more frames from this side, in good order. */
+  /** No more frames from this side, in good order. Nobody waits for that: both ends are proven. */
   finish(): void;
   /** Gives the channel up in both directions, at once. */
   reset(code: number): void;
@@ -99,8 +99,12 @@ export class StreamCarrier implements Carrier {
   }
 
   finish(): void {
+    this.#finish('late');
+  }
+
+  #finish(when: 'now' | 'late'): void {
     try {
-      this.#stream.finish(this.#takeDeferred());
+      this.#stream.finish(this.#takeDeferred(), when);
     } catch {
       // As in `#release`.
     }
@@ -113,7 +117,7 @@ export class StreamCarrier implements Carrier {
   }
 
   endAfterError(code: number): void {
-    this.finish();
+    this.#finish('now');
     // A stop could overtake the words of the ERROR. A peer that has read them resets its side itself.
     setTimeout(() => this.#stream.stop(code), STOP_AFTER_ERROR_MS).unref();
   }

@@ -74,9 +74,10 @@ export interface SendStream {
   write(head: Uint8Array | null, body: Uint8Array | null): boolean;
   /**
    * A clean end after everything written and, if given, after `last`: where the engine can, in one packet
-   * with it. Idempotent; throws as `write` does where `last` can't be sent.
+   * with it. Idempotent; throws as `write` does where `last` can't be sent. With `late` it may wait some
+   * milliseconds for another packet of the session to travel with.
    */
-  finish(last?: Uint8Array): void;
+  finish(last?: Uint8Array, when?: 'now' | 'late'): void;
   /** Abandons the sending side at once, also with bytes pending. Idempotent. */
   reset(code: number): void;
   /** The same stream as a platform stream: `close` finishes, `abort` resets. */

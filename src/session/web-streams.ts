@@ -15,7 +15,7 @@ export abstract class StreamBase implements BidirectionalStream, SendNotices {
   abstract receive(sink: StreamSink): void;
   abstract consumed(bytes: number): void;
   abstract write(head: Uint8Array | null, body: Uint8Array | null): boolean;
-  abstract finish(last?: Uint8Array): void;
+  abstract finish(last?: Uint8Array, when?: 'now' | 'late'): void;
   abstract reset(code: number): void;
   abstract stop(code: number): void;
 

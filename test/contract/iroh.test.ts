@@ -259,6 +259,7 @@ describe('iroh: what is thrown away', { timeout: 20_000 }, () => {
       idleTimeoutMs: 10_000,
       keepAliveMs: 3000,
       congestion: 'cubic',
+      ackElicitingThreshold: 4,
       datagramReceiveBuffer: 1 << 20,
       datagramSendBuffer: 1 << 20,
       handshakes: HANDSHAKES,

@@ -3,6 +3,7 @@
  * own test file calls `sessionContract` with what makes a pair of connected sessions.
  */
 import { randomBytes } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import type {
   BidirectionalStream,
@@ -220,6 +221,32 @@ export function sessionContract(name: string, engine: Engine): void {
         far.finish();
         await nearSeen.seen('end');
         expect(nearSeen.bytes.equals(reply)).toBe(true);
+      });
+
+      it('whose end may come late end by themselves, and with the last bytes', async () => {
+        const { near, far, nearSeen, farSeen } = await recorded();
+        near.finish(Buffer.from('last'), 'late');
+        await farSeen.seen('end');
+        // Nothing has gone this way for a while, so no other packet takes it along.
+        await setTimeout(50);
+        far.finish(undefined, 'late');
+        await nearSeen.seen('end');
+        expect(farSeen.bytes.toString()).toBe('\0last');
+        expect(nearSeen.received).toBe(0);
+      });
+
+      it('that sent much before they are read deliver it all, in order', async () => {
+        const near = await pair.dialler.createBidirectionalStream();
+        const sent = randomBytes(300_000);
+        near.write(null, sent);
+        near.finish();
+        const far = await next(pair.acceptor.incomingBidirectionalStreams);
+        // More than is read ahead has arrived by now.
+        await setTimeout(50);
+        const seen = new Recorder();
+        far.receive(seen.sink(far));
+        await seen.seen('end');
+        expect(seen.bytes.equals(sent)).toBe(true);
       });
 
       it('refuse a write after their end, and take their end twice', async () => {

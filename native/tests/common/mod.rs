@@ -89,6 +89,7 @@ pub fn options() -> Options {
         idle_timeout_ms: 10_000,
         keep_alive_ms: 3_000,
         congestion: Congestion::Cubic,
+        ack_eliciting_threshold: 1,
         datagram_receive_buffer: 64 * 1024,
         datagram_send_buffer: 64 * 1024,
         handshakes: Limits {
@@ -170,8 +171,8 @@ impl Peer {
                 self.seen.0.push_back(Seen::Stopped(id, code));
             }
             Event::Datagrams(link, datagrams) => {
+                link.datagrams_taken(datagrams.len());
                 self.seen.0.push_back(Seen::Datagrams(datagrams));
-                link.datagrams_taken();
             }
             Event::Closed(link, info) => {
                 link.drain(&mut self.scratch, &mut self.seen);
@@ -249,7 +250,7 @@ pub fn finish(pair: &Pair) {
     pair.send
         .as_ref()
         .expect("writable")
-        .finish(Bytes::new())
+        .finish(Bytes::new(), false)
         .expect("open");
 }
 

@@ -300,9 +300,9 @@ export class IrohStream extends StreamBase {
     }
   }
 
-  finish(last?: Uint8Array): void {
+  finish(last?: Uint8Array, when: 'now' | 'late' = 'now'): void {
     if (!this.#writing) return;
-    quietly(() => this.#native.finish(last ?? null));
+    quietly(() => this.#native.finish(last ?? null, when === 'late'));
     this.#endWriting();
   }
 

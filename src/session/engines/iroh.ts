@@ -27,6 +27,11 @@ const MAX_STREAMS = 100_000;
 /** A peer that vanished is known after this long; packets of our own keep NATs and this timer alive. */
 const IDLE_TIMEOUT_MS = 10_000;
 const KEEP_ALIVE_MS = 3_000;
+/**
+ * QUIC's own 1 acknowledges every other packet, mostly with a packet of its own that wakes the other machine. A
+ * question and an answer need two each way. More would slow a connection's start where the window is ten packets.
+ */
+const ACK_ELICITING_THRESHOLD = 4;
 const DATAGRAM_BUFFER = 4 * 1024 * 1024;
 const DIAL_TIMEOUT_MS = 15_000;
 /** How long the end of sessions may take to reach their peers: the engine says it at once, and again when they ask. */
@@ -94,6 +99,7 @@ export async function bindIroh(options: IrohOptions): Promise<IrohEndpoint> {
       idleTimeoutMs: IDLE_TIMEOUT_MS,
       keepAliveMs: KEEP_ALIVE_MS,
       congestion: options.congestion ?? 'cubic',
+      ackElicitingThreshold: ACK_ELICITING_THRESHOLD,
       datagramReceiveBuffer: DATAGRAM_BUFFER,
       datagramSendBuffer: DATAGRAM_BUFFER,
       handshakes: { ...HANDSHAKES, ...options.handshakes },
