@@ -120,8 +120,7 @@ async function measureRtt(): Promise<void> {
   for (let round = 0; round < rounds; round += 1) {
     for (const name of ['relays', 'tunnel'] as const) {
       const contender = name === 'tunnel' ? await startTunnel() : await startRelays();
-      await load('ping', { port: contender.port, seconds: 1 });
-      found[name].push(await load<Latencies>('ping', { port: contender.port, seconds }));
+      found[name].push(await load<Latencies>('ping', { port: contender.port, seconds, warmUpSeconds: 5 }));
       await contender.stop();
     }
   }

@@ -24,8 +24,9 @@ export interface TcpExitOptions {
 /** Starts `channel`, and accepts or rejects it when the target has answered. */
 export function tcpExit(channel: Channel, options: TcpExitOptions): void {
   const { service } = options;
-  const onClosed = options.track(channel);
+  // First: the target is busy with it while this side does the rest.
   const socket = dial(service.target);
+  const onClosed = options.track(channel);
   keepLive(socket);
   const pace = options.lanes && new Pace(options.lanes);
   const receiver: ChannelReceiver = join(socket, channel, { onClosed, pace });

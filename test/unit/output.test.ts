@@ -16,9 +16,8 @@ describe('an event as a line', () => {
   });
 
   it('names itself first', () => {
-    expect(eventLine({ event: 'listening', local: 'here' })).toMatch(
-      /^\{"event":"listening","time":"[^"]+","local":"here"\}$/,
-    );
+    const event = { event: 'listening', local: 'here' };
+    expect(eventLine(event)).toMatch(/^\{"event":"listening","time":"[^"]+","local":"here"\}$/);
   });
 });
 
