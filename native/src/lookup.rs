@@ -1,5 +1,12 @@
 //! Where a node is: the services that an endpoint asks, and tells, beside those of the internet.
 
+use std::{
+    fmt,
+    net::{Ipv4Addr, UdpSocket},
+    sync::Mutex,
+    time::Duration,
+};
+
 use futures_util::{Stream, StreamExt, stream::BoxStream};
 use iroh::{
     Endpoint, EndpointAddr, EndpointId,
@@ -10,11 +17,14 @@ use iroh::{
 use iroh_mainline_address_lookup::DhtAddressLookup;
 use iroh_mdns_address_lookup::{DiscoveryEvent, MdnsAddressLookup};
 use napi_derive::napi;
+use swarm_discovery::{Discoverer, DropGuard, IpClass};
 
 use crate::{
     endpoint::canonical,
     error::Result,
+    lock,
     options::{Dht, Lan},
+    runtime,
 };
 
 /// Name and addresses of a node that was seen on the local network, or that it is there no more.
@@ -61,6 +71,7 @@ impl Nearby {
 struct Named {
     mdns: MdnsAddressLookup,
     name: Option<UserData>,
+    queries: Ipv6Queries,
 }
 
 impl AddressLookup for Named {
@@ -68,6 +79,7 @@ impl AddressLookup for Named {
         let mut data = data.clone();
         data.set_user_data(self.name.clone());
         self.mdns.publish(&data);
+        self.queries.follow();
     }
 
     fn resolve(
@@ -76,6 +88,47 @@ impl AddressLookup for Named {
     ) -> Option<BoxStream<'static, std::result::Result<Item, Error>>> {
         self.mdns.resolve(endpoint_id)
     }
+}
+
+/// iroh's mDNS answers by both families, and asks by IPv4 alone: it always has such a socket, also where the system has no
+/// route for it. There, this asks by IPv6. It announces nothing, and what is answered reaches iroh's.
+struct Ipv6Queries {
+    service: String,
+    asking: Mutex<Option<DropGuard>>,
+}
+
+impl Ipv6Queries {
+    /// iroh's asks every 700 ms unless somebody did; its questions, which nobody hears, would make it miss these.
+    const CADENCE: Duration = Duration::from_millis(500);
+
+    /// To be called when the addresses have changed.
+    fn follow(&self) {
+        let mut asking = lock(&self.asking);
+        if has_ipv4_multicast() {
+            *asking = None;
+        } else if asking.is_none() {
+            // It fails where there is no IPv6 either.
+            *asking = Discoverer::new_interactive(self.service.clone(), "queries".into())
+                .with_cadence(Self::CADENCE)
+                .with_ip_class(IpClass::V6Only)
+                .spawn(runtime::handle())
+                .ok();
+        }
+    }
+}
+
+impl fmt::Debug for Ipv6Queries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ipv6Queries")
+    }
+}
+
+/// Whether the system has a route to the group of mDNS. Sends nothing.
+fn has_ipv4_multicast() -> bool {
+    let group = Ipv4Addr::new(224, 0, 0, 251);
+    UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .and_then(|socket| socket.connect((group, 5353)))
+        .is_ok()
 }
 
 /// Starts mDNS for an endpoint; answers what it sees from now on. Fails where there is no multicast.
@@ -91,6 +144,10 @@ pub async fn lan(
     endpoint.address_lookup()?.add(Named {
         mdns,
         name: lan.name.clone(),
+        queries: Ipv6Queries {
+            service: lan.service.clone(),
+            asking: Mutex::default(),
+        },
     });
     Ok(seen.filter_map(|event| std::future::ready(Nearby::new(event))))
 }

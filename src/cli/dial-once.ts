@@ -1,5 +1,5 @@
 /** One admitted session for a command that does its work on it and ends. */
-import { TunnelError } from '../error.js';
+import { TunnelError, toTunnelError } from '../error.js';
 import type { PeerSession } from '../session/handshake.js';
 import type { Identity } from '../session/identity.js';
 import { shortNodeId } from '../session/node-id.js';
@@ -61,15 +61,15 @@ export async function dialOnce(options: DialOnceOptions): Promise<DialledOnce> {
     };
   } catch (error) {
     await ways.close();
-    if (!late.signal.aborted) throw error;
-    throw new TunnelError(
-      'UNREACHABLE',
-      `no session with ${shortNodeId(peer)} within ${timeoutMs / 1000} s`,
-      {
-        hint: 'check that tunnel expose runs there, and that its ticket is the newest one; --timeout gives it longer',
-        cause: error,
-      },
-    );
+    const { code, message, hint } = toTunnelError(error);
+    if (!late.signal.aborted && (code !== 'UNREACHABLE' || hint !== undefined)) throw error;
+    const [what, next] = late.signal.aborted
+      ? [`no session with ${shortNodeId(peer)} within ${timeoutMs / 1000} s`, '--timeout gives it longer']
+      : [`${shortNodeId(peer)} cannot be reached: ${message}`, 'tunnel doctor --peer says where it stops'];
+    throw new TunnelError('UNREACHABLE', what, {
+      hint: `check that tunnel expose runs there, and that its ticket is the newest one; ${next}`,
+      cause: error,
+    });
   } finally {
     clearTimeout(timer);
     spinner.stop();

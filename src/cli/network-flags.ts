@@ -147,6 +147,12 @@ export function portFile(stateFolder: string, identityName: string): string {
   return join(stateFolder, `${identityName}.port`);
 }
 
+/** Undefined where none was remembered. */
+export async function rememberedPort(file: string): Promise<number | undefined> {
+  const port = Number(await readFile(file, 'utf8').catch(() => ''));
+  return Number.isInteger(port) && port > 0 && port <= 65535 ? port : undefined;
+}
+
 /**
  * Takes the port of the last time when it is free: a ticket's addresses, and what peers remember,
  * stay true across a restart, also where there is nothing to look them up in.
@@ -156,9 +162,9 @@ async function bindRememberedPort(
   file: string,
   bindTo: (bind: readonly string[]) => Promise<IrohEndpoint>,
 ): Promise<IrohEndpoint> {
-  const remembered = Number(await readFile(file, 'utf8').catch(() => ''));
+  const remembered = await rememberedPort(file);
   const tries: string[][] = [];
-  if (Number.isInteger(remembered) && remembered > 0 && remembered <= 65535) {
+  if (remembered !== undefined) {
     if (host !== undefined) tries.push([formatHostPort(host, remembered)]);
     // A machine without IPv6 has no [::] to bind.
     else tries.push([`0.0.0.0:${remembered}`, `[::]:${remembered}`], [`0.0.0.0:${remembered}`]);

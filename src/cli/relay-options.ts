@@ -113,11 +113,12 @@ async function readable(file: string, what: string): Promise<void> {
   }
 }
 
-/** The name or address that a certificate is for. Undefined for one that says no single one. */
+/** The name or IPv4 address that a certificate is for. Undefined for one that says no single one. */
 async function certificateName(file: string): Promise<string | undefined> {
   try {
     const names = new X509Certificate(await readFile(file)).subjectAltName?.split(', ') ?? [];
-    const name = names.find((entry) => /^(DNS:[^*]+|IP Address:.+)$/.test(entry));
+    // Nodes refuse an IPv6 address: see `network-flags.ts`.
+    const name = names.find((entry) => /^(DNS:[^*]+|IP Address:[\d.]+)$/.test(entry));
     return name?.replace(/^[^:]*:/, '');
   } catch {
     // It has been read by the relay itself, which knows better.

@@ -17,7 +17,11 @@ export class SpeedProgress {
 
   constructor(print: ((event: JsonEvent) => void) | undefined) {
     this.#print = print;
-    if (!print) this.#spinner.start('measuring the path at rest');
+  }
+
+  /** To be called when nothing else has the terminal any more. */
+  start(): void {
+    if (!this.#print) this.#spinner.start('measuring the path at rest');
   }
 
   show({ direction, done, ms, bytes, bytesPerSecond }: Progress): void {

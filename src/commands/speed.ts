@@ -60,6 +60,7 @@ export default class SpeedCommand extends BaseCommand {
     let dialled: DialledOnce | undefined;
     try {
       dialled = await dialOnce({ identity, ticket, flags, timeoutMs, shutdown });
+      progress.start();
       const { measureSpeed } = await import('../tunnel/speed.js');
       const measured = await measureSpeed(dialled.session, {
         durationMs,

@@ -49,19 +49,30 @@ describe.skipIf(namespacesMissing)('iroh: the local network', { timeout: 60_000 
     }
   }
 
-  it('shows a node that announces itself, under its name, until it is gone; not one that only looks', async () => {
-    const looking = await start();
-    expect(looking.errors).toEqual({});
-    const announced = await start('the workshop');
-    const named = ({ name }: NearbyNode) => name === 'the workshop';
-    const seen = await nearby(looking.lines, (nodes) => nodes.some(named));
-    expect(seen).toEqual([
-      { nodeId: announced.nodeId, name: 'the workshop', hints: { direct: expect.any(Array), relays: [] } },
-    ]);
-    expect(seen[0]?.hints.direct.some((address) => address.startsWith(`${network.near.address}:`))).toBe(
-      true,
-    );
-    announced.child.kill('SIGTERM');
-    await nearby(looking.lines, (nodes) => nodes.length === 0);
-  });
+  async function leaveIpv4(): Promise<string> {
+    const { near } = network;
+    const address = 'fd00:77::2';
+    await near.run('sh', ['-c', 'echo 0 > /proc/sys/net/ipv6/conf/net0/disable_ipv6']);
+    await near.run('ip', ['addr', 'add', `${address}/64`, 'dev', 'net0', 'nodad']);
+    await near.run('ip', ['-4', 'addr', 'flush', 'dev', 'net0']);
+    return `[${address}]`;
+  }
+
+  it.each([4, 6])(
+    'by IPv%i shows a node that announces itself, under its name, until it is gone; not one that only looks',
+    async (family) => {
+      const host = family === 4 ? network.near.address : await leaveIpv4();
+      const looking = await start();
+      expect(looking.errors).toEqual({});
+      const announced = await start('the workshop');
+      const named = ({ name }: NearbyNode) => name === 'the workshop';
+      const seen = await nearby(looking.lines, (nodes) => nodes.some(named));
+      expect(seen).toEqual([
+        { nodeId: announced.nodeId, name: 'the workshop', hints: { direct: expect.any(Array), relays: [] } },
+      ]);
+      expect(seen[0]?.hints.direct.some((address) => address.startsWith(`${host}:`))).toBe(true);
+      announced.child.kill('SIGTERM');
+      await nearby(looking.lines, (nodes) => nodes.length === 0);
+    },
+  );
 });

@@ -1,6 +1,7 @@
 /** `tunnel speed`: who may, what is told, and that figures are of this path. */
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { type JsonEvent, Machine, type TunnelProcess } from '../support/tunnel-process.js';
+import { NO_TMUX, Terminal } from '../support/terminal.js';
+import { type JsonEvent, Machine, RUN, type TunnelProcess } from '../support/tunnel-process.js';
 
 let far: Machine;
 let near: Machine;
@@ -109,6 +110,23 @@ describe('tunnel speed', () => {
     first.kill('SIGINT');
     expect(await first.exited).toBe(130);
     await measured(near.start('speed', ticket, ...QUICK));
+  });
+
+  it.skipIf(NO_TMUX)('has a bar while it measures, and leaves nothing but the figures', async () => {
+    const { ticket } = await far.expose('8080', '--allow-speed', 'all');
+    const terminal = new Terminal(
+      `${process.execPath} ${RUN} speed '${ticket}' --no-relay --bind 127.0.0.1 --duration 2s`,
+      { columns: 200, env: { TUNNEL_HOME: near.home } },
+    );
+    try {
+      await terminal.until(/download +█*░+ \d/);
+      const lines = (await terminal.until(/EXIT 0/)).split('\n');
+      expect(lines.slice(0, 5).map((line) => line.split(/ {2,}/)[0])).toEqual([
+        ...['path', 'at rest', 'download', 'upload', 'EXIT 0'],
+      ]);
+    } finally {
+      terminal.close();
+    }
   });
 
   it('ends when the peer ends, with 69', async () => {

@@ -117,6 +117,31 @@ describeFaults('paths', { timeout: 180_000 }, () => {
     expect(ping.events.at(-1)).toMatchObject({ direct: true, sent: 1 });
   });
 
+  it.each([
+    ['IPv4 only', 'IPv4 only'],
+    ['IPv6 only', 'both'],
+    ['both', 'IPv6 only'],
+    ['IPv6 only', 'IPv6 only'],
+  ])(
+    'on one LAN by the node ID alone, %s and %s, are direct, and see who announces itself',
+    async (...families) => {
+      const { host, neighbour } = topology.left;
+      if (!families.includes('IPv4 only')) await topology.leftIpv6Only();
+      if (families.every((family) => family === 'IPv6 only'))
+        await neighbour.run('ip', ['-4', 'addr', 'flush', 'dev', 'net0']);
+      const [nearHost, farHost] = families[0] === 'both' ? [neighbour, host] : [host, neighbour];
+      const [near, far] = [machine(nearHost.namespace), machine(farHost.namespace)];
+      const { nodeId } = await far.expose('9', '--public', '--announce', 'workshop');
+      const startedAt = performance.now();
+      const ping = near.start('ping', nodeId);
+      expect(await ping.exited).toBe(0);
+      say(`pinged after ${Math.round(performance.now() - startedAt)} ms`);
+      expect(ping.events.at(-1)).toMatchObject({ direct: true });
+      const { stdout } = await near.run('peers', 'nearby', '--json', '--timeout', '10s');
+      expect(JSON.parse(stdout).nodes).toMatchObject([{ name: 'workshop', nodeId }]);
+    },
+  );
+
   it.each<[NatKind, NatKind]>([
     ['full-cone', 'full-cone'],
     ['port-restricted', 'port-restricted'],

@@ -1,10 +1,12 @@
 /** What `tunnel doctor` makes of what it finds. */
 import { createSocket } from 'node:dgram';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { createServer as createHttpServer } from 'node:http';
 import { type AddressInfo, createServer } from 'node:net';
 import { describe, expect, it } from 'vitest';
 import {
+  CHECK_NAMES,
   type Check,
   checkJson,
   checkLines,
@@ -43,6 +45,7 @@ import {
   checkBuffers,
   checkClock,
   checkDescriptors,
+  checkLastPort,
   checkPort,
   checkProxy,
   parseLocalPort,
@@ -66,44 +69,76 @@ function verdict(check: Check | undefined): string | number | undefined {
 
 describe('a line', () => {
   const checks = [
-    fine('a', 'good'),
-    fine('b', 'good', 'more'),
-    skipped('c', 'why'),
-    problem('d', 'bad', 'do', 'port'),
+    fine('node', 'good'),
+    fine('clock', 'good', 'more'),
+    skipped('nat', 'why'),
+    problem('port', 'bad', 'do', 'port'),
   ];
 
   it('has exactly the fields that scripts know', () => {
     expect(checks.map(checkJson)).toEqual([
-      { event: 'check', name: 'a', ok: true, detail: 'good' },
-      { event: 'check', name: 'b', ok: true, detail: 'good', fix: 'more' },
-      { event: 'check', name: 'c', ok: true, detail: 'skipped: why' },
-      { event: 'check', name: 'd', ok: false, detail: 'bad', fix: 'do' },
+      { event: 'check', name: 'node', ok: true, detail: 'good' },
+      { event: 'check', name: 'clock', ok: true, detail: 'good', fix: 'more' },
+      { event: 'check', name: 'nat', ok: true, detail: 'skipped: why' },
+      { event: 'check', name: 'port', ok: false, detail: 'bad', fix: 'do' },
     ]);
   });
 
   it('begins with its verdict, and has its fix below', () => {
     expect(checks.flatMap(checkLines).map((line) => line.replace(/ +/g, ' '))).toEqual([
-      'ok a good',
-      'ok b good',
+      'ok node good',
+      'ok clock good',
       ' better: more',
-      'skipped c why',
-      'problem d bad',
+      'skipped nat why',
+      'problem port bad',
       ' fix: do',
     ]);
   });
 
   it('never passes on what a terminal would obey', () => {
-    expect(checkLines(problem('x', 'a\u001b[2J', 'b\u0007', 'network')).join()).not.toMatch(/\p{Cc}/u);
+    expect(checkLines(problem('relay', 'a\u001b[2J', 'b\u0007', 'network')).join()).not.toMatch(/\p{Cc}/u);
   });
 
   it('counts, and the first problem gives the exit code', () => {
     expect(summaryLine(checks)).toBe('4 checks, 1 problem');
     expect(summaryLine(checks.slice(0, 3))).toBe('3 checks, no problem');
     expect(doctorExitCode(checks.slice(0, 3))).toBe(0);
-    expect(doctorExitCode([...checks, problem('e', '', 'x', 'config')])).toBe(73);
-    expect(doctorExitCode([failed('f', new TunnelError('BAD_STATE', 'x', { hint: 'y' })), ...checks])).toBe(
-      78,
-    );
+    expect(doctorExitCode([...checks, problem('keys', '', 'x', 'config')])).toBe(73);
+    expect(
+      doctorExitCode([failed('keys', new TunnelError('BAD_STATE', 'x', { hint: 'y' })), ...checks]),
+    ).toBe(78);
+  });
+});
+
+/** A table of docs/networking.md: its rows by the names in the first cell. */
+function documented(heading: string): Map<string, readonly string[]> {
+  const docs = readFileSync(new URL('../../docs/networking.md', import.meta.url), 'utf8');
+  const [, table = ''] = docs.split(`\n| ${heading} |`);
+  const rows = new Map<string, readonly string[]>();
+  for (const line of table.split('\n').slice(2)) {
+    if (!line.startsWith('| ')) break;
+    // A bar within a cell is written `\|`.
+    const [names = '', ...cells] = line.slice(2, -2).split(/ \| | \|$/);
+    for (const [, name] of names.matchAll(/`([^`]+)`/g)) rows.set(name as string, cells);
+  }
+  return rows;
+}
+
+describe('docs/networking.md', () => {
+  const isPeers = (name: string) => name.startsWith('peer-');
+
+  it('has a row for every line, in their order, and none besides', () => {
+    expect([...documented('check').keys()]).toEqual(CHECK_NAMES.filter((name) => !isPeers(name)));
+    expect([...documented('layer').keys()]).toEqual(CHECK_NAMES.filter(isPeers));
+  });
+
+  it('says what to do about every problem', () => {
+    for (const [name, [problem = '', fix = '']] of [...documented('check'), ...documented('layer')]) {
+      expect(
+        [problem, fix].map((cell) => cell.trim() !== ''),
+        name,
+      ).toEqual([true, !problem.startsWith('none')]);
+    }
   });
 });
 
@@ -209,6 +244,20 @@ describe('the system', () => {
     socket.close();
     await once(socket, 'close');
     expect(verdict(await checkPort({ ...tcp, host: '192.0.2.77' }))).toBe(73);
+  });
+
+  it('knows whose the port is that an identity was last reached on', async () => {
+    const socket = createSocket('udp4').bind(0, '0.0.0.0');
+    await once(socket, 'listening');
+    const { port } = socket.address();
+    const taken = await checkLastPort(port, 'stale');
+    expect([verdict(taken), taken.fix]).toEqual(['ok', expect.stringContaining(`sport = :${port}`)]);
+    expect((await checkLastPort(port, 4711)).detail).toContain('the process 4711');
+    socket.close();
+    await once(socket, 'close');
+    const free = await checkLastPort(port, undefined);
+    expect([verdict(free), free.fix]).toEqual(['ok', undefined]);
+    expect(verdict(await checkLastPort(undefined, undefined))).toBe('skipped');
   });
 
   const reached = async () => undefined;
@@ -421,12 +470,23 @@ describe('the network', () => {
   });
 
   it('judges mDNS', () => {
-    const good = { startError: undefined, multicast: [['10.0.0.2', undefined]] as const, nearby: [] };
+    const works = { ipv4: undefined, ipv6: undefined };
+    const good = { startError: undefined, multicast: works, nearby: [] };
     const node = (name?: string) => ({ nodeId: ID, name, hints: { direct: [], relays: [] } });
-    expect(verdict(checkMdns({ ...good, off: '--no-lan' }))).toBe('skipped');
-    expect(verdict(checkMdns({ ...good, multicast: [] }))).toBe('skipped');
+    expect(verdict(checkMdns({ ...good, multicast: undefined }))).toBe('skipped');
     expect(verdict(checkMdns({ ...good, startError: 'no multicast' }))).toBe(69);
-    expect(verdict(checkMdns({ ...good, multicast: [['10.0.0.2', 'EPERM']] }))).toBe(69);
+    expect(checkMdns({ ...good, multicast: { ...works, ipv6: 'ENODEV' } }).detail).toMatch(
+      /^multicast works by IPv4;/,
+    );
+    expect(verdict(checkMdns({ ...good, multicast: { ...works, ipv4: 'EPERM' } }))).toBe(69);
+    // Only then the engine asks by IPv6.
+    const noRoute = { ...works, ipv4: 'ENETUNREACH' };
+    expect(checkMdns({ ...good, multicast: noRoute }).detail).toMatch(/^multicast works by IPv6;/);
+    const neither = checkMdns({ ...good, multicast: { ...noRoute, ipv6: 'ENODEV' } });
+    expect([verdict(neither), neither.fix]).toEqual([
+      69,
+      expect.stringContaining('ip route add 224.0.0.0/4'),
+    ]);
     expect(checkMdns({ ...good, nearby: [node('x'), node()] }).detail).toContain(
       '2 other nodes seen, 1 under a name',
     );

@@ -3,9 +3,47 @@ import { toTunnelError } from '../../error.js';
 import { printable } from '../../session/frame.js';
 import { EXIT_CANNOT_BIND, EXIT_CONFIG, EXIT_OS, EXIT_UNREACHABLE, exitCode } from '../exit-codes.js';
 
+/** Every line there is, in the order in which they are told. Scripts go by the names; docs/networking.md has a row for each. */
+export const CHECK_NAMES = [
+  'node',
+  'addon',
+  'webtransport',
+  'keys',
+  'peers-book',
+  'tickets',
+  'identity-lock',
+  'runtime',
+  'processes',
+  'open-files',
+  'socket-buffers',
+  'clock',
+  'proxy',
+  'port',
+  'udp-loopback',
+  'udp-lan',
+  'ipv4',
+  'ipv6',
+  'mdns',
+  'endpoint',
+  'dns',
+  'relay',
+  'udp-out',
+  'nat',
+  'captive-portal',
+  'peer-id',
+  'peer-addresses',
+  'peer-udp',
+  'peer-connection',
+  'peer-admission',
+  'peer-services',
+  'peer-ping',
+  'peer-path',
+] as const;
+
+export type CheckName = (typeof CHECK_NAMES)[number];
+
 export interface Check {
-  /** Fixed: scripts go by it, and docs/networking.md has a row of the same name. */
-  readonly name: string;
+  readonly name: CheckName;
   readonly ok: boolean;
   /** Where the check does not apply it begins with `skipped: `. */
   readonly detail: string;
@@ -25,20 +63,20 @@ export const BLAME = {
 
 const SKIPPED = 'skipped: ';
 
-export function fine(name: string, detail: string, better?: string): Check {
+export function fine(name: CheckName, detail: string, better?: string): Check {
   return { name, ok: true, detail, ...(better === undefined ? {} : { fix: better }) };
 }
 
-export function problem(name: string, detail: string, fix: string, blame: keyof typeof BLAME): Check {
+export function problem(name: CheckName, detail: string, fix: string, blame: keyof typeof BLAME): Check {
   return { name, ok: false, detail, fix, exit: BLAME[blame] };
 }
 
-export function skipped(name: string, why: string): Check {
+export function skipped(name: CheckName, why: string): Check {
   return { name, ok: true, detail: `${SKIPPED}${why}` };
 }
 
 /** What went wrong, by its own sentence, hint and code. */
-export function failed(name: string, cause: unknown, fix = 'see docs/networking.md'): Check {
+export function failed(name: CheckName, cause: unknown, fix = 'see docs/networking.md'): Check {
   const { message, hint, code } = toTunnelError(cause);
   return { name, ok: false, detail: message, fix: hint ?? fix, exit: exitCode(code) };
 }

@@ -2,9 +2,11 @@
 
 import type { IrohEndpoint, NearbyNode } from '../../session/engines/iroh-network.js';
 import { Identity } from '../../session/identity.js';
+import { isSocketAddress } from '../../session/ticket.js';
 import { descriptorLimit } from '../../tunnel/descriptors.js';
 import { wait } from '../../tunnel/wait.js';
-import { bindEndpoint, lanOff, type NetworkFlags } from '../network-flags.js';
+import { lockHolder } from '../identity-lock.js';
+import { bindEndpoint, lanOff, type NetworkFlags, portFile, rememberedPort } from '../network-flags.js';
 import type { Paths } from '../paths.js';
 import { relayProxy } from '../proxy.js';
 import { type Check, failed, skipped } from './check.js';
@@ -30,6 +32,7 @@ import {
   checkBuffers,
   checkClock,
   checkDescriptors,
+  checkLastPort,
   checkPort,
   checkProxy,
   type LocalPort,
@@ -99,7 +102,7 @@ export async function startLocalChecks(options: LocalOptions): Promise<LocalChec
         reach: (host, port) => reachTcp(host, port, INTERNET_MS),
       }),
     ),
-    ...ports.map((port) => one(checkPort(port))),
+    ...(ports.length > 0 ? ports.map((port) => one(checkPort(port))) : [one(lastPort(options))]),
     one(udpRoundTrip('127.0.0.1').then(checkLoopback)),
     one(
       everyAddress(
@@ -109,13 +112,7 @@ export async function startLocalChecks(options: LocalOptions): Promise<LocalChec
     ),
     net(({ report }) => [checkFamily(4, addresses, report?.publicV4)]),
     net(({ report }) => [checkFamily(6, addresses, report?.publicV6)]),
-    one(
-      mdns(
-        flags,
-        endpoint,
-        addresses.filter(({ family }) => family === 4).map(({ address }) => address),
-      ),
-    ),
+    one(mdns(flags, endpoint, addresses.length > 0)),
     ...('error' in bound
       ? [one(failed('endpoint', bound.error))]
       : [
@@ -156,14 +153,25 @@ async function everyAddress(
   );
 }
 
+/** The port that expose takes again, unless it is told which to take. */
+async function lastPort({ paths, identityName, flags }: LocalOptions): Promise<Check> {
+  if (flags.bind !== undefined && isSocketAddress(flags.bind)) return skipped('port', '--bind names it');
+  const port = await rememberedPort(portFile(paths.state, identityName));
+  return checkLastPort(port, await lockHolder(paths.runtime, identityName));
+}
+
 async function mdns(
   flags: NetworkFlags,
   endpoint: IrohEndpoint | undefined,
-  addresses: readonly string[],
+  isOnNetwork: boolean,
 ): Promise<Check> {
   const off = lanOff(flags);
   if (!endpoint) return skipped('mdns', 'there is no endpoint to look with');
-  if (off !== undefined) return checkMdns({ off, startError: undefined, multicast: [], nearby: [] });
-  const [multicast] = await Promise.all([everyAddress(addresses, multicastRoundTrip), wait(LAN_MS)]);
-  return checkMdns({ startError: endpoint.lookupErrors.lan, multicast, nearby: endpoint.nearby });
+  if (off !== undefined) return skipped('mdns', off);
+  const [ipv4, ipv6] = await Promise.all([multicastRoundTrip(4), multicastRoundTrip(6), wait(LAN_MS)]);
+  return checkMdns({
+    startError: endpoint.lookupErrors.lan,
+    multicast: isOnNetwork ? { ipv4, ipv6 } : undefined,
+    nearby: endpoint.nearby,
+  });
 }

@@ -1,5 +1,5 @@
 /** Packets that are sent to learn something of the network, each with a bound. */
-import { createSocket, type Socket } from 'node:dgram';
+import type { Socket } from 'node:dgram';
 import { once } from 'node:events';
 import { get } from 'node:http';
 import { get as getSecure } from 'node:https';
@@ -10,7 +10,7 @@ import { boundedLookup } from './resolve.js';
 
 const PACKET_MS = 1000;
 const AGAIN_MS = 200;
-const MDNS_GROUP = '224.0.0.251';
+const MDNS_GROUP = { 4: '224.0.0.251', 6: 'ff02::fb' } as const;
 
 /** Undefined when a packet came back to where it was sent from; else why not. */
 export type ProbeError = string | undefined;
@@ -33,18 +33,18 @@ export async function udpRoundTrip(address: string): Promise<ProbeError> {
   }
 }
 
-/** To the group that mDNS uses, out of the interface with this address; the system hands it back. Never rejects. */
-export async function multicastRoundTrip(address: string): Promise<ProbeError> {
-  const socket = createSocket({ type: 'udp4', reuseAddr: true });
+/** To the group that mDNS uses, out of the interface that the system chooses, as mDNS does; the system hands it back. Never rejects. */
+export async function multicastRoundTrip(family: 4 | 6): Promise<ProbeError> {
+  const group = MDNS_GROUP[family];
+  const socket = udpSocket(family);
   try {
     // A port of its own: 5353 is shared by all, and what comes there need not come here.
-    await bindSocket(socket, 0, '0.0.0.0');
-    socket.addMembership(MDNS_GROUP, address);
-    socket.setMulticastInterface(address);
+    await bindSocket(socket, 0, family === 6 ? '::' : '0.0.0.0');
+    socket.addMembership(group);
     socket.setMulticastLoopback(true);
     socket.setMulticastTTL(1);
     const { port } = socket.address();
-    return await answered(socket, () => socket.send('tunnel doctor', port, MDNS_GROUP));
+    return await answered(socket, () => socket.send('tunnel doctor', port, group));
   } catch (error) {
     return systemCode(error) ?? (error as Error).message;
   } finally {

@@ -29,7 +29,7 @@ const ADDRESSES_SHOWN = 3;
 const PORT_FIX = 'forward one UDP port to this machine at the router, and name it: --bind 0.0.0.0:41000';
 
 export function checkFamily(family: 4 | 6, addresses: readonly Address[], seen: string | undefined): Check {
-  const name = `ipv${family}`;
+  const name = `ipv${family}` as const;
   const own = addresses.filter((one) => one.family === family).map(({ address }) => address);
   if (own.length === 0) return skipped(name, `no interface has an IPv${family} address that leads anywhere`);
   const more = own.length > ADDRESSES_SHOWN ? ` and ${own.length - ADDRESSES_SHOWN} more` : '';
@@ -64,28 +64,31 @@ export function checkLan(tried: readonly (readonly [address: string, error: Prob
   );
 }
 
+/** With these the engine asks by IPv6. */
+const NO_ROUTE: ReadonlySet<ProbeError> = new Set(['ENETUNREACH', 'EHOSTUNREACH', 'ENODEV']);
+
 export interface MdnsFindings {
-  /** Why it is not used, where it is not. */
-  readonly off?: string;
   readonly startError: string | undefined;
-  /** As for `checkLan`. */
-  readonly multicast: readonly (readonly [address: string, error: ProbeError])[];
+  /** What came of a packet by each family; undefined where the machine has no address on a network. */
+  readonly multicast: { readonly ipv4: ProbeError; readonly ipv6: ProbeError } | undefined;
   readonly nearby: readonly NearbyNode[];
 }
 
-export function checkMdns({ off, startError, multicast, nearby }: MdnsFindings): Check {
+export function checkMdns({ startError, multicast, nearby }: MdnsFindings): Check {
   const name = 'mdns';
-  if (off !== undefined) return skipped(name, off);
-  if (multicast.length === 0)
-    return skipped(name, 'it goes over IPv4, of which this machine has no address on a network');
-  const fix = 'let UDP 5353 and multicast 224.0.0.251 pass; containers need the network of their host';
+  if (!multicast) return skipped(name, 'this machine has no address on a network');
+  const fix =
+    'let UDP 5353 and multicast to 224.0.0.251 and ff02::fb pass; containers need the network of their host';
   if (startError !== undefined) return problem(name, `it cannot be started: ${startError}`, fix, 'network');
-  const bad = multicast.filter(([, error]) => error !== undefined);
-  if (bad.length === multicast.length) {
+  const { ipv4, ipv6 } = multicast;
+  if (ipv4 !== undefined && !NO_ROUTE.has(ipv4))
+    return problem(name, `multicast does not work by IPv4: ${ipv4}`, fix, 'network');
+  if (ipv4 !== undefined && ipv6 !== undefined) {
+    const detail = `there is no route for multicast by IPv4 (${ipv4}), and it does not work by IPv6: ${ipv6}`;
     return problem(
       name,
-      `multicast does not work on ${bad.map(([address]) => address).join(', ')}: ${bad[0]?.[1]}`,
-      fix,
+      detail,
+      'sudo ip route add 224.0.0.0/4 dev <the interface of the network>',
       'network',
     );
   }
@@ -94,7 +97,7 @@ export function checkMdns({ off, startError, multicast, nearby }: MdnsFindings):
     nearby.length === 0
       ? 'no other node seen'
       : `${nearby.length} other node${nearby.length === 1 ? '' : 's'} seen, ${shown} under a name`;
-  return fine(name, `multicast works; ${seen}`);
+  return fine(name, `multicast works by IPv${ipv4 === undefined ? 4 : 6}; ${seen}`);
 }
 
 export interface DnsFindings {

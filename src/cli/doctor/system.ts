@@ -152,6 +152,23 @@ export async function checkPort({ protocol, host, port }: LocalPort): Promise<Ch
   }
 }
 
+/** Of the UDP port that an identity was last reached on. `holder`: who exposes under it now. */
+export async function checkLastPort(
+  port: number | undefined,
+  holder: number | 'stale' | undefined,
+): Promise<Check> {
+  const name = 'port';
+  if (port === undefined)
+    return skipped(name, 'none was asked for with --port, and expose remembers none yet');
+  const which = `${port}/udp, which expose used last,`;
+  if (typeof holder === 'number')
+    return fine(name, `${which} is that of the process ${holder}, which exposes`);
+  const { ok } = await checkPort({ protocol: 'udp', host: '0.0.0.0', port });
+  if (ok) return fine(name, `${which} is free: addresses in earlier tickets stay true`);
+  const better = `end it (ss -lunp 'sport = :${port}'), or hand out the ticket of the next expose`;
+  return fine(name, `${which} is in use by another program: addresses in earlier tickets lead there`, better);
+}
+
 async function tryUdp(host: string, port: number): Promise<void> {
   const socket = udpSocket(host.includes(':') ? 6 : 4);
   try {
