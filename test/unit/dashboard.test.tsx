@@ -8,6 +8,8 @@ import type { Approval, StatusSnapshot } from '../../src/tunnel/status.js';
 import { eventually } from '../support/eventually.js';
 import { ManualFeed, ModelBench, PEER, RecordedActions } from '../support/figures.js';
 
+vi.mock('string-width', { spy: true });
+
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
 const OBEYED = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/;
 /** How the view itself makes texts bold, dim and inverse. */
@@ -339,6 +341,15 @@ describe('several processes', () => {
     expect(screen()).toContain('0 processes');
     expect(screen()).toContain('nobody is connected');
   });
+});
+
+it('measures what it draws itself without string-width, whose first call costs as much as a frame', async () => {
+  vi.mocked(stringWidth).mockClear();
+  const { press } = show([bench(2).snapshot()]);
+  await press('?', /HELP/);
+  await press('?', /▸CHANNELS/);
+  await press('/', /type to filter/);
+  expect(vi.mocked(stringWidth).mock.calls).toEqual([]);
 });
 
 it('leaves nobody subscribed when it is taken down', async () => {
