@@ -58,7 +58,7 @@ function show(
   // The size has to be there before the dashboard is.
   const app = render(<Text>…</Text>);
   Object.defineProperty(app.stdout, 'columns', { value: columns });
-  Object.defineProperty(app.stdout, 'rows', { value: rows });
+  Object.defineProperty(app.stdout, 'rows', { value: rows, configurable: true });
   app.rerender(dashboard);
   cleanups.push(() => {
     app.unmount();
@@ -201,6 +201,66 @@ describe('selection', () => {
     feed.show(model.snapshot());
     expect(await eventually(() => /state +closed: resume-expired/.test(screen())), screen()).toBe(true);
     await press('\x1b', /no open channels/);
+  });
+});
+
+describe('a page that is longer than its place', () => {
+  it('of a channel is scrolled to its last line, and says where it is', async () => {
+    const { screen, press } = show([bench(2).snapshot()], { columns: 40, rows: 15 });
+    await press('\r', /CHANNEL 2 ─.* 1-12 of \d\d ─/);
+    expect(screen()).not.toContain('4242');
+    expect(screen()).toContain('↑↓ scroll');
+    await press('G', /process +4242/);
+    expect(screen()).not.toContain('state');
+    await press('\x1b[A', /age/);
+    await press('g', /state +open/);
+    await press('\x1b[B', / 2-13 of/);
+    await press('\x1b[6~', /process +4242/);
+    expectFits(screen(), 40, 15);
+  });
+
+  it('shows its end after a resize, wherever it was scrolled to', async () => {
+    const { app, screen, press } = show([bench(1).snapshot()], { columns: 40, rows: 12 });
+    await press('\r', /CHANNEL 1/);
+    await press('G', /process +4242/);
+    Object.defineProperty(app.stdout, 'rows', { value: 24 });
+    app.stdout.emit('resize');
+    expect(await eventually(() => /state +open/.test(screen())), screen()).toBe(true);
+    expect(screen()).toMatch(/process +4242/);
+  });
+
+  it('of a ticket is shown whole by t and the arrows, and by no other key', async () => {
+    const invitation = ['Run there:', '', `  tunnel forward 'tunnel://${'a'.repeat(600)}Z' 5432`];
+    const { screen, press } = show([bench().snapshot()], { columns: 40, rows: 15, invitation });
+    expect(screen()).toContain('t shows all of it');
+    await press('t', /any other key goes back/);
+    await press('G', /Z' /);
+    await press('x', /t shows all of it/);
+  });
+});
+
+describe('a detail', () => {
+  it('has the rows beside it to its left and right, from their first lines', async () => {
+    const { screen, press } = show([bench(3).snapshot()], { columns: 40, rows: 15 });
+    await press('\r', /CHANNEL 3/);
+    await press('G', /process +4242/);
+    await press('\x1b[C', /CHANNEL 2/);
+    expect(screen()).toMatch(/state +open/);
+    await press('\x1b[D', /CHANNEL 3/);
+    await press('\x1b[D', /CHANNEL 3/);
+    await press('\x1b', /▸CHANNELS/);
+  });
+
+  it('of the newest event is there after walking to it', async () => {
+    const model = bench();
+    for (const text of ['first', 'second']) model.model.note(text);
+    const { press, feed } = show([model.snapshot()]);
+    await press('\t', /▸EVENTS/);
+    await press('\x1b[A\r', /first/);
+    await press('\x1b[C', /EVENT[\s\S]*second/);
+    model.model.note('third');
+    feed.show(model.snapshot());
+    await press('\x1b[C', /EVENT[\s\S]*third/);
   });
 });
 
