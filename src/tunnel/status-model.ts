@@ -300,8 +300,6 @@ export class StatusModel {
   }
 }
 
-/** Filled by whoever decides about waiting peers; nothing does yet. */
-
 function tunnelStatus({ facts, meter, open, total }: Tunnel): TunnelStatus {
   return { ...facts, open, total, ...meter.traffic(), history: meter.history() };
 }

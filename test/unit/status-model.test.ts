@@ -104,6 +104,23 @@ describe('channels', () => {
     expect(ids({ sort: 'id' })).toEqual([4, 3, 2, 1]);
   });
 
+  it.each(['rate', 'service', 'age'] as const)('cut short are the first of all by %s', (sort) => {
+    const model = bench();
+    for (let id = 1; id <= 100; id += 1) {
+      model.open(id, { service: `s${(id * 37) % 10}` }).bytesIn = (id * 7919) % 60;
+    }
+    model.after(1000);
+    for (const reverse of [false, true]) {
+      const all = model.snapshot({ sort, reverse }).channels;
+      expect(all).toHaveLength(100);
+      for (const limit of [0, 1, 7, 30, 99, 100, 101]) {
+        const { channels, matching } = model.snapshot({ sort, reverse, limit });
+        expect(channels).toEqual(all.slice(0, limit));
+        expect(matching).toBe(100);
+      }
+    }
+  });
+
   it('keep the last 64 that ended', () => {
     const model = bench();
     for (let id = 1; id <= 100; id += 1) {
