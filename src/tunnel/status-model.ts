@@ -186,6 +186,7 @@ export class StatusModel {
   snapshot(query: ChannelQuery = EVERY_CHANNEL): StatusSnapshot {
     const { pid, command, nodeId, identity } = this.#options;
     const { rows, matching } = this.#channels.select(query);
+    const sessions = this.#sessions.snapshot();
     return {
       version: 1,
       at: new Date().toISOString(),
@@ -195,7 +196,7 @@ export class StatusModel {
       identity,
       startedAt: this.#startedAt,
       tunnels: [...this.#tunnels.values()].map(tunnelStatus),
-      sessions: this.#sessions.snapshot() satisfies readonly SessionStatus[],
+      sessions,
       channels: rows,
       matching,
       closed: this.#channels.closed,
@@ -203,7 +204,7 @@ export class StatusModel {
       history: this.#totals.history(),
       events: this.#events.snapshot(),
       approvals: this.#source?.approvals?.() ?? [],
-      names: this.#names(),
+      names: this.#names(sessions),
       ...(this.#source?.reach ? { reach: this.#source.reach() } : {}),
       ...(this.#stoppingUntil === undefined ? {} : { stoppingUntil: this.#stoppingUntil }),
     };
@@ -241,11 +242,11 @@ export class StatusModel {
   }
 
   /** Of the peers that occur in a snapshot. */
-  #names(): Readonly<Record<string, string>> {
+  #names(sessions: readonly SessionStatus[]): Readonly<Record<string, string>> {
     const { nameOf } = this.#options;
     if (!nameOf) return {};
     const peers = new Set<string>([
-      ...this.#sessions.snapshot().map(({ peer }) => peer),
+      ...sessions.map(({ peer }) => peer),
       ...[...this.#tunnels.values()].flatMap(({ facts }) => facts.peer ?? []),
       ...this.#events.snapshot().flatMap(({ peer }) => peer ?? []),
     ]);

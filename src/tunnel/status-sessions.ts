@@ -14,7 +14,6 @@ type NoticeEvent = Extract<TunnelEvent, { event: 'notice' }>;
 type SessionEvent = Extract<TunnelEvent, { event: 'session' }>;
 
 interface Live {
-  readonly key: string;
   readonly since: string;
   readonly meter: Meter;
   bytesIn: number;
@@ -45,7 +44,6 @@ export class SessionRecords {
   readonly #down = new Map<string, Down>();
   /** Why a peer's sessions stay on a relay, as last told. */
   readonly #relayed = new Map<string, NonNullable<SessionStatus['relayed']>>();
-  #lastKey = 0;
 
   constructor(now: () => number) {
     this.#now = now;
@@ -98,10 +96,17 @@ export class SessionRecords {
 
   snapshot(): readonly SessionStatus[] {
     const rows: SessionStatus[] = [];
+    // By peer and not by session: who looks at a peer goes on looking at it when its session is another one.
+    const counts = new Map<string, number>();
+    const keyOf = (peer: string) => {
+      const count = (counts.get(peer) ?? 0) + 1;
+      counts.set(peer, count);
+      return count === 1 ? peer : `${peer}#${count}`;
+    };
     for (const [{ peer, session }, live] of this.#live) {
       const { kind, remote } = session.path;
       rows.push({
-        key: live.key,
+        key: keyOf(peer),
         peer,
         state: 'connected',
         since: live.since,
@@ -118,7 +123,7 @@ export class SessionRecords {
     }
     for (const [peer, { since, event, at }] of this.#down) {
       rows.push({
-        key: peer,
+        key: keyOf(peer),
         peer,
         state: event.state,
         since,
@@ -150,9 +155,7 @@ export class SessionRecords {
   }
 
   #add(session: PeerSession): Live {
-    this.#lastKey += 1;
     const live: Live = {
-      key: `${session.peer}#${this.#lastKey}`,
       since: new Date().toISOString(),
       meter: new Meter(),
       bytesIn: 0,

@@ -49,6 +49,7 @@ export interface PeerFigures extends Traffic {
 }
 
 export interface SessionStatus extends Traffic {
+  /** A peer's first row keeps its own when the session becomes another one, or there is none. */
   readonly key: string;
   readonly peer: string;
   readonly state: 'connecting' | 'connected' | 'reconnecting' | 'closed';

@@ -184,6 +184,33 @@ describe('peers', () => {
     expect(model.snapshot().sessions).toEqual([]);
   });
 
+  it('keep their key when their session is another one, and while there is none', () => {
+    const model = bench();
+    const connect = () => {
+      model.sessions.push({
+        peer: PEER,
+        session: {
+          path: { kind: 'iroh-direct', remote: '192.0.2.7:1', rttMs: 3 },
+          stats: () => ({ rttMs: 3, bytesSent: 0, bytesReceived: 0, packetsSent: 0, packetsLost: 0 }),
+        },
+      } as unknown as PeerSession);
+      model.after(1000);
+    };
+    const keys = () => model.snapshot().sessions.map(({ key }) => key);
+    connect();
+    const [key] = keys();
+    connect();
+    expect(keys()).toEqual([key, expect.not.stringMatching(`^${key}$`)]);
+    model.sessions.splice(0, 2);
+    model.after(1000);
+    expect(keys()).toEqual([]);
+    model.model.observe({ event: 'session', peer: PEER as never, state: 'reconnecting', error });
+    expect(keys()).toEqual([key]);
+    model.model.observe({ event: 'session', peer: PEER as never, state: 'connected' });
+    connect();
+    expect(keys()).toEqual([key]);
+  });
+
   it('with one show its path, its rates, and what is lost lately', () => {
     const model = bench();
     const stats = { rttMs: 3.25, bytesSent: 0, bytesReceived: 0, packetsSent: 0, packetsLost: 0 };
@@ -220,8 +247,11 @@ describe('events', () => {
   it('alike in a row are one with a count, and five hundred are kept', () => {
     const model = bench();
     const error = (message: string) => model.model.observe({ event: 'error', code: 'REFUSED', message });
-    for (let count = 0; count < 3; count += 1) error('the target refused');
-    expect(model.snapshot().events).toMatchObject([{ level: 'error', count: 3 }]);
+    error('the target refused');
+    const [first] = model.snapshot().events;
+    for (let count = 1; count < 3; count += 1) error('the target refused');
+    // Who looks at it goes on looking at it.
+    expect(model.snapshot().events).toMatchObject([{ level: 'error', count: 3, seq: first?.seq }]);
     for (let count = 0; count < 600; count += 1) error(`number ${count}`);
     const { events } = model.snapshot();
     expect(events).toHaveLength(500);
