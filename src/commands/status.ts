@@ -2,6 +2,7 @@ import { Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { readStatus } from '../cli/status-client.js';
 import { statusJson, statusLines } from '../cli/status-table.js';
+import { canRedraw } from '../cli/terminal.js';
 
 const WATCH_MS = 1000;
 
@@ -23,7 +24,7 @@ export default class StatusCommand extends BaseCommand {
         : statusLines(processes).join('\n');
       const again = flags.watch && !flags.json;
       // A terminal shows the newest one only; what is kept in a file, or piped, shows all of them.
-      const clear = again && process.stdout.isTTY && process.env.TERM !== 'dumb' ? '\x1b[H\x1b[2J' : '';
+      const clear = again && canRedraw(process.stdout) ? '\x1b[H\x1b[2J' : '';
       process.stdout.write(`${clear}${text}\n${again && clear === '' ? '\n' : ''}`);
     };
     await print();
