@@ -81,7 +81,7 @@ export function Dashboard(props: DashboardProps): ReactElement {
   const common = { view, screen, width: columns, color };
   return (
     <Box flexDirection="column" width={columns} height={rows}>
-      <Header {...common} />
+      <Header {...common} endsTunnel={props.endsTunnel} />
       <ApprovalsPane {...common} />
       {over ? (
         <Page page={over} scroll={screen.scroll} height={body} width={columns} color={color} />

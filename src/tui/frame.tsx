@@ -1,6 +1,6 @@
 /** What is around the panes: the header, the footer, and what lies over them. */
 import type { ReactElement } from 'react';
-import type { Segment } from './columns.js';
+import type { Segment, Style } from './columns.js';
 import { DETAIL_NAME_COLUMNS, type Detail } from './detail.js';
 import { duration, rate, shortId } from './format.js';
 import type { Screen } from './keys.js';
@@ -16,12 +16,18 @@ interface FrameProps {
   readonly color: boolean;
 }
 
-export function Header({ view, screen, width, color }: FrameProps): ReactElement {
+export interface HeaderProps extends FrameProps {
+  /** Ending the view ends the tunnel under it. */
+  readonly endsTunnel: boolean;
+}
+
+export function Header({ view, screen, width, color, endsTunnel }: HeaderProps): ReactElement {
   const { processes, now } = view;
   const [first] = processes;
   const peers = new Set(view.peers.filter(({ state }) => state === 'connected').map(({ peer }) => peer));
+  const urgent: Style = { bold: true, color: 'yellow' };
   const parts: (Segment & { readonly keep: number })[] = [
-    ...urgentText(view, screen),
+    ...urgentTexts(view, screen, endsTunnel).map((text) => ({ text, keep: 0, ...urgent })),
     { text: 'tunnel', bold: true, color: 'cyan', keep: 1 },
   ];
   if (processes.length === 1 && first) {
@@ -53,16 +59,18 @@ function squeeze(parts: readonly (Segment & { readonly keep: number })[], width:
 }
 
 /** Before everything else, since the end of the line may be cut. */
-function urgentText(
-  { processes, now }: View,
-  { paused }: Screen,
-): readonly (Segment & { readonly keep: number })[] {
-  const until = processes.find(({ stoppingUntil }) => stoppingUntil !== undefined)?.stoppingUntil;
-  if (until !== undefined) {
-    const left = duration(Date.parse(until) - now);
-    return [{ text: `STOPPING, ${left} at most; q again ends now`, bold: true, color: 'yellow', keep: 0 }];
+function urgentTexts({ processes, now }: View, { paused }: Screen, endsTunnel: boolean): readonly string[] {
+  const texts = paused ? ['PAUSED'] : [];
+  for (const { pid, stoppingUntil, silentMs } of processes) {
+    const which = processes.length > 1 ? ` ${pid}` : '';
+    if (silentMs !== undefined) {
+      texts.push(`NO NEWS${which} for ${duration(silentMs)}`);
+    } else if (stoppingUntil !== undefined) {
+      const left = duration(Date.parse(stoppingUntil) - now);
+      texts.push(`STOPPING${which}, ${left} at most${endsTunnel ? '; q again ends now' : ''}`);
+    }
   }
-  return paused ? [{ text: 'PAUSED', bold: true, color: 'yellow', keep: 0 }] : [];
+  return texts;
 }
 
 const KEYS: readonly (readonly [key: string, does: string])[] = [

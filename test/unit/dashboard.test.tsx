@@ -4,7 +4,7 @@ import { render } from 'ink-testing-library';
 import stringWidth from 'string-width';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Dashboard } from '../../src/tui/dashboard.js';
-import type { Approval, StatusSnapshot } from '../../src/tunnel/status.js';
+import type { Approval, SessionStatus, StatusSnapshot } from '../../src/tunnel/status.js';
 import { eventually } from '../support/eventually.js';
 import { ManualFeed, ModelBench, PEER, RecordedActions } from '../support/figures.js';
 
@@ -240,6 +240,19 @@ describe('a page that is longer than its place', () => {
 });
 
 describe('a detail', () => {
+  it('of a peer has what was sent here beside what came in there', async () => {
+    const traffic = { rateIn: 0, rateOut: 0 };
+    const session: SessionStatus = {
+      ...{ key: PEER, peer: PEER, state: 'connected', since: new Date().toISOString(), channels: 1 },
+      ...{ path: 'iroh-direct', remote: '192.0.2.7:1', rttMs: 3 },
+      ...{ ...traffic, bytesIn: 7, bytesOut: 500 },
+      theirs: { ...traffic, channels: 1, path: 'iroh-direct', rttMs: 3, bytesIn: 499, bytesOut: 8 },
+    };
+    const { press } = show([{ ...bench().snapshot(), sessions: [session] }]);
+    await press('\x1b[Z', /▸PEERS/);
+    await press('\r', /▲ to the peer +500 B, 0 B\/s +499 B[\s\S]*▼ from the peer +7 B, 0 B\/s +8 B/);
+  });
+
   it('has the rows beside it to its left and right, from their first lines', async () => {
     const { screen, press } = show([bench(3).snapshot()], { columns: 40, rows: 15 });
     await press('\r', /CHANNEL 3/);
@@ -394,6 +407,16 @@ describe('several processes', () => {
     expect(screen()).toContain('2 processes');
     expect(screen()).toMatch(/› +1 +(11|22) {2}db/);
     expect(screen()).toMatch(/CHANNELS 2/);
+  });
+
+  it('that end, or send no news, are told of by their pids', () => {
+    const stoppingUntil = new Date(Date.now() + 9500).toISOString();
+    const first = { ...bench(0, { pid: 11 }).snapshot(), stoppingUntil };
+    const second = { ...bench(0, { pid: 22 }).snapshot(), silentMs: 12_000 };
+    const { screen } = show([first, second], { endsTunnel: false });
+    expect(screen()).toMatch(/^ STOPPING 11, 9s at most {2}NO NEWS 22 for 12s {2}tunnel/);
+    const own = show([first]);
+    expect(own.screen()).toMatch(/^ STOPPING, 9s at most; q again ends now {2}tunnel/);
   });
 
   it('may all be gone', () => {
