@@ -8,6 +8,8 @@ import { LineReader, STATUS_VERSION, type StatusMessage, wireQuery } from './sta
 
 const ANSWER_MS = 3000;
 const LOOK_MS = 1000;
+/** Views are told this often at most. */
+const TOLD_EVERY_MS = 250;
 /** A process sends a snapshot every two seconds at least while it is watched. */
 const SILENT_MS = 6000;
 /** 10,000 channels make three million characters. */
@@ -159,6 +161,7 @@ export class RemoteFeed implements StatusFeed, StatusActions {
   #current: readonly StatusSnapshot[] = [];
   #timer: NodeJS.Timeout | undefined;
   #pending: NodeJS.Timeout | undefined;
+  #toldAt = Number.NEGATIVE_INFINITY;
   #closed = false;
 
   /** `silentMs` is how long a process may send nothing before that is told. */
@@ -237,14 +240,16 @@ export class RemoteFeed implements StatusFeed, StatusActions {
 
   /** Several processes' snapshots come at their own times: views are told of them together. */
   #changed(): void {
+    const restMs = Math.max(0, this.#toldAt + TOLD_EVERY_MS - performance.now());
     this.#pending ??= setTimeout(() => {
       this.#pending = undefined;
+      this.#toldAt = performance.now();
       this.#current = [...this.#snapshots.values()]
         .map(({ snapshot, at }) =>
           this.#isSilent(at) ? { ...snapshot, silentMs: performance.now() - at } : snapshot,
         )
         .sort((a, b) => a.pid - b.pid);
       for (const listener of [...this.#listeners]) listener();
-    }, 250 - 10);
+    }, restMs);
   }
 }

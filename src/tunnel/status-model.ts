@@ -162,6 +162,13 @@ export class StatusModel {
     this.#sessions.peerSays(session, figures);
   }
 
+  /** The peer of a session has not answered for so long; undefined: it answers again. */
+  peerSilent(session: PeerSession, silentMs: number | undefined): void {
+    this.#changed = true;
+    this.#sessions.peerSilent(session, silentMs);
+    if (this.#listeners.size > 0) this.#hurry();
+  }
+
   resetChannel(id: number): boolean {
     return this.#source?.resetChannel(id) ?? false;
   }

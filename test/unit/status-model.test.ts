@@ -211,6 +211,33 @@ describe('peers', () => {
     expect(keys()).toEqual([key]);
   });
 
+  it('that do not answer are shown as reconnecting, with the reason, before the session is given up', () => {
+    const model = bench();
+    const session = {
+      peer: PEER,
+      session: {
+        path: { kind: 'iroh-direct', remote: '192.0.2.7:1', rttMs: 3 },
+        stats: () => ({ rttMs: 3, bytesSent: 0, bytesReceived: 0, packetsSent: 0, packetsLost: 0 }),
+      },
+    } as unknown as PeerSession;
+    model.sessions.push(session);
+    model.after(1000);
+    const told = () => model.snapshot().sessions.map(({ state, error: why }) => [state, why?.message]);
+    model.model.peerSilent(session, 2200);
+    expect(told()).toEqual([['reconnecting', 'no answer for 2 s']]);
+    const since = model.snapshot().sessions[0]?.since ?? '';
+    expect(Date.now() - Date.parse(since)).toBeGreaterThanOrEqual(2200);
+    model.model.peerSilent(session, undefined);
+    expect(told()).toEqual([['connected', undefined]]);
+    // Given up, it has been down for as long.
+    model.model.peerSilent(session, 4500);
+    model.model.observe({ event: 'session', peer: PEER as never, state: 'reconnecting', error });
+    model.sessions.pop();
+    model.after(1000);
+    expect(told()).toEqual([['reconnecting', error.message]]);
+    expect(Date.now() - Date.parse(model.snapshot().sessions[0]?.since ?? '')).toBeGreaterThanOrEqual(4500);
+  });
+
   it('with one show its path, its rates, and what is lost lately', () => {
     const model = bench();
     const stats = { rttMs: 3.25, bytesSent: 0, bytesReceived: 0, packetsSent: 0, packetsLost: 0 };
