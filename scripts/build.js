@@ -1,12 +1,13 @@
-// Compiles src to dist. Starts from nothing, so that no file of a deleted source stays behind.
+// Compiles src to dist, and lists its commands. Starts from nothing, so that no file of a deleted source stays behind.
 import { execFileSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc');
-rmSync(`${root}/dist`, { recursive: true, force: true });
+const manifest = `${root}/oclif.manifest.json`;
+for (const old of [`${root}/dist`, manifest]) rmSync(old, { recursive: true, force: true });
 execFileSync(process.execPath, [tsc, '-p', `${root}/tsconfig.json`], { stdio: 'inherit', cwd: root });
 
 // Ink and what it needs are some five hundred modules: as one file they load five times as fast. The
@@ -20,7 +21,11 @@ await build({
   platform: 'node',
   format: 'esm',
   target: 'node20',
-  define: { 'process.env.NODE_ENV': '"production"' },
+  define: {
+    'process.env.NODE_ENV': '"production"',
+    // Yoga would fetch the WebAssembly that it carries as text; that alone makes Node load an HTTP client.
+    fetch: 'undefined',
+  },
   plugins: [
     {
       name: 'leaner Ink',
@@ -39,3 +44,15 @@ await build({
   legalComments: 'eof',
   logLevel: 'warning',
 });
+
+// The commands and their flags: without this list oclif loads all of them at every start to make it.
+const { Plugin } = await import('@oclif/core');
+const plugin = new Plugin({
+  root,
+  type: 'core',
+  ignoreManifest: true,
+  errorOnManifestCreate: true,
+  respectNoCacheDefault: true,
+});
+await plugin.load();
+writeFileSync(manifest, JSON.stringify(plugin.manifest));

@@ -7,6 +7,7 @@ const REQUIRED = [
   'README.md',
   'LICENSE',
   'bin/run.js',
+  'oclif.manifest.json',
   'dist/cli/main.js',
   'dist/commands/expose.js',
   'dist/commands/forward.js',

@@ -3,9 +3,8 @@
  * use them, and what an `expose` shows of it after half a minute is drawn. Needs tmux; loopback only.
  */
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -17,12 +16,13 @@ const COLUMNS = 110;
 const ROWS = 28;
 const LOAD_MS = 30_000;
 
-/** A server that sends to each connection at this rate, and throws away what comes. */
-async function source(bytesPerSecond: number): Promise<number> {
+/** A server that sends to each connection at about this rate, and throws away what comes. */
+async function source(bytesPerSecond: number, swingMs: number): Promise<number> {
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     const tick = setInterval(() => {
+      const swing = 1.1 + Math.sin((2 * Math.PI * performance.now()) / swingMs);
       if (!socket.writableNeedDrain)
-        socket.write(Buffer.alloc(Math.round((bytesPerSecond / 20) * (0.5 + Math.random()))));
+        socket.write(Buffer.alloc(Math.round((bytesPerSecond / 20) * swing * (0.5 + Math.random()))));
     }, 50);
     socket.on('error', () => undefined);
     socket.on('close', () => clearInterval(tick));
@@ -47,14 +47,22 @@ function use(port: number, sendBytes = 0): Socket {
 
 async function main(): Promise<void> {
   if (NO_TMUX) throw new Error(NO_TMUX);
-  const home = mkdtempSync(join(tmpdir(), 'tunnel-shot-'));
+  const exposing = new Machine();
   const machines = [new Machine(), new Machine()];
-  const ports = { db: await source(2_000_000), web: await source(300_000), files: await source(30_000_000) };
+  for (const [index, name] of ['alice', 'bob'].entries()) {
+    const { stdout } = await (machines[index] as Machine).run('id');
+    await exposing.run('peers', 'add', name, stdout.trim());
+  }
+  const ports = {
+    db: await source(2_000_000, 17_000),
+    web: await source(300_000, 7000),
+    files: await source(30_000_000, 23_000),
+  };
   const services = Object.entries(ports).map(([name, port]) => `${name}=${port}`);
   const terminal = new Terminal(`node ${RUN} expose ${services.join(' ')} --no-relay --bind 127.0.0.1`, {
     columns: COLUMNS,
     rows: ROWS,
-    env: { TUNNEL_HOME: home, TERM: 'xterm-256color' },
+    env: { TUNNEL_HOME: exposing.home, TERM: 'xterm-256color' },
   });
   try {
     const shown = await terminal.until(/'tunnel:\/\/[^']+'/);
@@ -94,8 +102,7 @@ async function main(): Promise<void> {
     for (const socket of sockets) socket.destroy();
   } finally {
     terminal.close();
-    for (const machine of machines) await machine.dispose();
-    rmSync(home, { recursive: true, force: true });
+    for (const machine of [exposing, ...machines]) await machine.dispose();
   }
 }
 

@@ -1,6 +1,7 @@
 /** Shows the dashboard on this terminal, if it is one. */
 import type { StatusActions, StatusFeed } from '../tunnel/status.js';
 import { TerminalScreen } from './screen.js';
+import { canRedraw } from './terminal.js';
 
 export interface ViewFlags {
   readonly json: boolean;
@@ -12,14 +13,7 @@ export function canShowDashboard(
   { json, plain }: ViewFlags,
   { env, stdin, stdout }: Pick<NodeJS.Process, 'env' | 'stdin' | 'stdout'> = process,
 ): boolean {
-  return (
-    !json &&
-    !plain &&
-    stdin.isTTY === true &&
-    stdout.isTTY === true &&
-    env.TERM !== 'dumb' &&
-    (env.CI ?? '') === ''
-  );
+  return !json && !plain && stdin.isTTY === true && canRedraw(stdout, env);
 }
 
 export interface DashboardOptions {

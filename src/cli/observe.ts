@@ -1,5 +1,6 @@
 /** What watches over a running expose or forward: the status model, its socket, and the dashboard. */
 import { toTunnelError } from '../error.js';
+import type { PeerSession } from '../session/handshake.js';
 import type { Dispatcher } from '../session/rpc-session.js';
 import type { Report } from '../tunnel/events.js';
 import { PeerWatch, statsMethods } from '../tunnel/stats-watch.js';
@@ -29,6 +30,8 @@ export interface ObserveOptions extends Omit<StatusModelOptions, 'pid'> {
 
 export interface Observation {
   readonly report: Report;
+  /** A peer with a session has not answered for so long; undefined: it answers again. */
+  onSilent(peer: PeerSession, silentMs: number | undefined): void;
   /** What `peer` may call here. */
   methods(peer: string): Dispatcher | undefined;
   /** Begins to watch `source`. `invitation` is what an expose tells the people at this terminal. */
@@ -74,6 +77,7 @@ export async function observe(options: ObserveOptions): Promise<Observation> {
   void shutdown.requested.then(() => model.stopping(DRAIN_MS));
   return {
     report,
+    onSilent: (peer, silentMs) => model.peerSilent(peer, silentMs),
     methods: (peer) => (flags['share-stats'] ? statsMethods(model, peer) : undefined),
     async start(source, invitation) {
       model.attach(source);

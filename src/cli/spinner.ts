@@ -1,5 +1,8 @@
-/** A spinner on stderr while there is something to wait for; nothing at all where stderr is no terminal. */
+/** A spinner on stderr while there is something to wait for; nothing at all where it could not be taken away again. */
 import type { Ora } from 'ora';
+import { canRedraw } from './terminal.js';
+
+const DEFAULT_COLUMNS = 80;
 
 export class Spinner {
   #spinner: Ora | undefined;
@@ -8,14 +11,15 @@ export class Spinner {
 
   start(text: string): void {
     this.#text = text;
-    if (!process.stderr.isTTY || this.#muted) return;
+    if (!canRedraw(process.stderr) || this.#muted) return;
     if (this.#spinner) {
       this.#spinner.start(text);
       return;
     }
+    giveWidth();
     // Loaded only where it is shown.
     void import('ora').then(({ default: ora }) => {
-      this.#spinner ??= ora({ stream: process.stderr, discardStdin: false });
+      this.#spinner ??= ora({ stream: process.stderr, discardStdin: false, isEnabled: true });
       if (this.#text !== undefined && !this.#muted) this.#spinner.start(this.#text);
     });
   }
@@ -44,4 +48,10 @@ export class Spinner {
     write();
     this.#spinner.start(text);
   }
+}
+
+/** A terminal that was never told its size says 0, and ora would erase an infinite number of lines. */
+function giveWidth(): void {
+  const { stderr } = process;
+  if (stderr.columns === 0) stderr.columns = DEFAULT_COLUMNS;
 }

@@ -8,6 +8,10 @@ import { LineReader, STATUS_VERSION, type StatusMessage, wireQuery } from './sta
 
 const ANSWER_MS = 3000;
 const LOOK_MS = 1000;
+/** Views are told this often at most. */
+const TOLD_EVERY_MS = 250;
+/** A process sends a snapshot every two seconds at least while it is watched. */
+const SILENT_MS = 6000;
 /** 10,000 channels make three million characters. */
 const MAX_LINE = 256 * 1024 * 1024;
 
@@ -41,6 +45,10 @@ class StatusConnection {
       this.#waiting.clear();
       options.onClosed();
     });
+  }
+
+  get open(): boolean {
+    return !this.#socket.destroyed;
   }
 
   watch(query: ChannelQuery): void {
@@ -96,13 +104,14 @@ class StatusConnection {
   }
 }
 
-/** A snapshot of every process that answers, in order of their pids. */
+/** A snapshot of every process that answers, in order of their pids; `onSilent` is told of the others. */
 export async function readStatus(
   folder: string,
   query: ChannelQuery = EVERY_CHANNEL,
+  onSilent?: (pid: number) => void,
 ): Promise<readonly StatusSnapshot[]> {
   await removeStale(folder);
-  return askProcesses(folder, await listSockets(folder), query);
+  return askProcesses(folder, await listSockets(folder), query, onSilent);
 }
 
 /** As `readStatus`, of these processes. */
@@ -110,6 +119,7 @@ export async function askProcesses(
   folder: string,
   pids: readonly number[],
   query: ChannelQuery,
+  onSilent?: (pid: number) => void,
 ): Promise<readonly StatusSnapshot[]> {
   const answers = await Promise.all(
     pids.map(async (pid) => {
@@ -118,6 +128,8 @@ export async function askProcesses(
         onClosed: () => undefined,
       });
       const snapshot = await connection.snapshot(query);
+      // One that has ended meanwhile has closed it.
+      if (!snapshot && connection.open) onSilent?.(pid);
       connection.close();
       return snapshot;
     }),
@@ -141,17 +153,21 @@ export async function decide(folder: string, pid: number, decision: Decision): P
 /** The feed of `tunnel dashboard`: processes appear and leave by themselves. */
 export class RemoteFeed implements StatusFeed, StatusActions {
   readonly #folder: string;
+  readonly #silentMs: number;
   readonly #connections = new Map<number, StatusConnection>();
-  readonly #snapshots = new Map<number, StatusSnapshot>();
+  readonly #snapshots = new Map<number, { readonly snapshot: StatusSnapshot; readonly at: number }>();
   readonly #listeners = new Set<() => void>();
   #query: ChannelQuery = EVERY_CHANNEL;
   #current: readonly StatusSnapshot[] = [];
   #timer: NodeJS.Timeout | undefined;
   #pending: NodeJS.Timeout | undefined;
+  #toldAt = Number.NEGATIVE_INFINITY;
   #closed = false;
 
-  constructor(folder: string) {
+  /** `silentMs` is how long a process may send nothing before that is told. */
+  constructor(folder: string, { silentMs = SILENT_MS }: { readonly silentMs?: number } = {}) {
     this.#folder = folder;
+    this.#silentMs = silentMs;
   }
 
   /** Resolves after the first look round. */
@@ -199,13 +215,14 @@ export class RemoteFeed implements StatusFeed, StatusActions {
     const pids = await listSockets(this.#folder);
     if (this.#closed) return;
     for (const pid of pids) if (!this.#connections.has(pid)) this.#connect(pid);
+    if ([...this.#snapshots.values()].some(({ at }) => this.#isSilent(at))) this.#changed();
     this.#timer = setTimeout(() => void this.#look(), LOOK_MS);
   }
 
   #connect(pid: number): void {
     const connection = new StatusConnection(socketPath(this.#folder, pid), {
       onSnapshot: (snapshot) => {
-        this.#snapshots.set(pid, snapshot);
+        this.#snapshots.set(pid, { snapshot, at: performance.now() });
         this.#changed();
       },
       onClosed: () => {
@@ -217,12 +234,22 @@ export class RemoteFeed implements StatusFeed, StatusActions {
     connection.watch(this.#query);
   }
 
+  #isSilent(heardAt: number): boolean {
+    return performance.now() - heardAt >= this.#silentMs;
+  }
+
   /** Several processes' snapshots come at their own times: views are told of them together. */
   #changed(): void {
+    const restMs = Math.max(0, this.#toldAt + TOLD_EVERY_MS - performance.now());
     this.#pending ??= setTimeout(() => {
       this.#pending = undefined;
-      this.#current = [...this.#snapshots.values()].sort((a, b) => a.pid - b.pid);
+      this.#toldAt = performance.now();
+      this.#current = [...this.#snapshots.values()]
+        .map(({ snapshot, at }) =>
+          this.#isSilent(at) ? { ...snapshot, silentMs: performance.now() - at } : snapshot,
+        )
+        .sort((a, b) => a.pid - b.pid);
       for (const listener of [...this.#listeners]) listener();
-    }, 250 - 10);
+    }, restMs);
   }
 }

@@ -4,11 +4,21 @@ import { bytes, duration, loss, rate, roundTrip, shortId } from '../tui/format.j
 import { clean, widthOf } from '../tui/text.js';
 import type { SessionStatus, StatusSnapshot, TunnelStatus } from '../tunnel/status.js';
 
-export function statusLines(processes: readonly StatusSnapshot[]): readonly string[] {
-  if (processes.length === 0) {
+/** `silent` are the pids of those that do not answer. */
+export function statusLines(
+  processes: readonly StatusSnapshot[],
+  silent: readonly number[],
+): readonly string[] {
+  if (processes.length + silent.length === 0) {
     return ['no tunnel is running; start one with: tunnel expose <port>, or tunnel forward <peer> <port>'];
   }
-  return processes.flatMap((process, index) => [...(index === 0 ? [] : ['']), ...processLines(process)]);
+  const tables = [...processes.map(processLines), silentLines(silent)].filter(({ length }) => length > 0);
+  return tables.flatMap((lines, index) => (index === 0 ? lines : ['', ...lines]));
+}
+
+/** What hangs, or has been stopped. */
+export function silentLines(pids: readonly number[]): readonly string[] {
+  return pids.map((pid) => `the process ${pid} does not answer`);
 }
 
 function processLines(process: StatusSnapshot): readonly string[] {

@@ -169,6 +169,7 @@ export default class ExposeCommand extends BaseCommand {
         ask: flags.ask,
         approvalTimeoutMs,
         report: observation.report,
+        onSilent: observation.onSilent,
         methods: observation.methods,
         allowsSpeed,
         facts: factsOf(endpoint),

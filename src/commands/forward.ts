@@ -105,6 +105,7 @@ export default class ForwardCommand extends BaseCommand {
         onNetworkChange: networkChange,
         udpIdleMs,
         report: memory.report,
+        onSilent: observation.onSilent,
         methods: observation.methods(ticket.nodeId),
       });
       await observation.start(forward.source);

@@ -4,6 +4,7 @@ import { dialFlags } from '../cli/network-flags.js';
 import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
 import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { Spinner } from '../cli/spinner.js';
+import { canRedraw } from '../cli/terminal.js';
 
 export default class ServicesCommand extends BaseCommand {
   static override summary = 'List what a peer offers you';
@@ -40,7 +41,7 @@ export default class ServicesCommand extends BaseCommand {
         const waiting = `waiting for approval: somebody at ${this.names.label(peer)} has to let you in`;
         if (flags.json) return;
         spinner.start(waiting);
-        if (!process.stderr.isTTY) process.stderr.write(`${waiting}\n`);
+        if (!canRedraw(process.stderr)) process.stderr.write(`${waiting}\n`);
       });
       const services = await listServices(session);
       spinner.stop();

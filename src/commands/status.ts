@@ -1,7 +1,9 @@
 import { Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { readStatus } from '../cli/status-client.js';
-import { statusJson, statusLines } from '../cli/status-table.js';
+import { silentLines, statusJson, statusLines } from '../cli/status-table.js';
+import { canRedraw } from '../cli/terminal.js';
+import { EVERY_CHANNEL } from '../tunnel/status-model.js';
 
 const WATCH_MS = 1000;
 
@@ -17,14 +19,16 @@ export default class StatusCommand extends BaseCommand {
   async run(): Promise<void> {
     const { flags } = await this.parse(StatusCommand);
     const print = async () => {
-      const processes = await readStatus(this.paths.runtime);
-      const text = flags.json
-        ? JSON.stringify({ processes: processes.map(statusJson) })
-        : statusLines(processes).join('\n');
+      const silent: number[] = [];
+      const processes = await readStatus(this.paths.runtime, EVERY_CHANNEL, (pid) => silent.push(pid));
+      const lines = flags.json
+        ? [JSON.stringify({ processes: processes.map(statusJson) })]
+        : statusLines(processes, silent);
       const again = flags.watch && !flags.json;
       // A terminal shows the newest one only; what is kept in a file, or piped, shows all of them.
-      const clear = again && process.stdout.isTTY && process.env.TERM !== 'dumb' ? '\x1b[H\x1b[2J' : '';
-      process.stdout.write(`${clear}${text}\n${again && clear === '' ? '\n' : ''}`);
+      const clear = again && canRedraw(process.stdout) ? '\x1b[H\x1b[2J' : '';
+      process.stdout.write(`${clear}${lines.join('\n')}\n${again && clear === '' ? '\n' : ''}`);
+      if (flags.json) for (const line of silentLines(silent)) process.stderr.write(`tunnel: ${line}\n`);
     };
     await print();
     if (!flags.watch) return;

@@ -41,6 +41,8 @@ export interface LinkOptions {
    */
   dial(signal: AbortSignal, onPending: () => void): Promise<PeerSession>;
   onState(state: LinkState): void;
+  /** The session's peer has not answered for so long, and is dialled again beside it; undefined: it answers again. */
+  readonly onSilent?: ((peer: PeerSession, silentMs: number | undefined) => void) | undefined;
   /** Whether something waits for the session, or for the peer on it. */
   readonly busy?: () => boolean;
   /** Gives up, with UNREACHABLE, when there was no session for so long. Never unless given. */
@@ -249,7 +251,9 @@ export class Link {
       busy: () => this.#options.busy?.() ?? false,
       onSuspect: (suspect) => {
         stopDialling();
-        if (!suspect || outer.aborted) return;
+        if (outer.aborted) return;
+        this.#options.onSilent?.(peer, suspect ? heartbeat.silentMs : undefined);
+        if (!suspect) return;
         const dialling = new AbortController();
         beside = dialling;
         outer.addEventListener('abort', stopDialling, { once: true });

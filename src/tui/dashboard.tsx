@@ -3,8 +3,17 @@ import { Box, render, useInput, useStdout } from 'ink';
 import { type ReactElement, useEffect, useMemo, useRef, useState, useSyncExternalStore } from 'react';
 import type { StatusActions, StatusFeed } from '../tunnel/status.js';
 import { detailOf } from './detail.js';
-import { DetailPage, Footer, Header, HelpPage, InvitationPage } from './frame.js';
-import { type Effect, FIRST_SCREEN, type Key, press, type Screen } from './keys.js';
+import {
+  detailPage,
+  Footer,
+  HELP_PAGE,
+  Header,
+  invitationPage,
+  Page,
+  type PageText,
+  pageRows,
+} from './frame.js';
+import { type Effect, FIRST_SCREEN, type Key, press, type Screen, type Surroundings } from './keys.js';
 import { heights } from './layout.js';
 import { APPROVAL_ROWS, ApprovalsPane, ChannelsPane, EventsPane, PeersPane, TunnelsPane } from './panes.js';
 import { type View, viewOf } from './view.js';
@@ -53,42 +62,85 @@ export function Dashboard(props: DashboardProps): ReactElement {
       events: view.events.length,
     },
   });
-  useKeys(props, { screen, setScreen, view, page: Math.max(1, sizes[screen.pane] - 1) });
+  const rowsOver = pageRows(body);
+  const over = pageOver(screen, { view, width: columns, invitation });
+  useKeys(props, {
+    screen,
+    setScreen,
+    around: (at) => {
+      const page = at === screen ? over : pageOver(at, { view, width: columns, invitation });
+      return {
+        view,
+        page: Math.max(1, sizes[at.pane] - 1),
+        endsTunnel: props.endsTunnel,
+        hasInvitation: invitation !== undefined,
+        over: page && { lines: page.lines.length, rows: rowsOver },
+      };
+    },
+  });
   const common = { view, screen, width: columns, color };
   return (
     <Box flexDirection="column" width={columns} height={rows}>
-      <Header {...common} />
+      <Header {...common} endsTunnel={props.endsTunnel} />
       <ApprovalsPane {...common} />
-      <Body {...common} height={body} sizes={sizes} invitation={invitation} inviting={inviting} />
-      <Footer {...common} hasInvitation={invitation !== undefined} />
+      {over ? (
+        <Page page={over} scroll={screen.scroll} height={body} width={columns} color={color} />
+      ) : (
+        <Panes {...common} sizes={sizes} invitation={inviting ? invitation : undefined} />
+      )}
+      <Footer
+        {...common}
+        hasInvitation={invitation !== undefined}
+        scrolls={over !== undefined && over.lines.length > rowsOver}
+      />
     </Box>
   );
 }
 
-interface BodyProps {
+interface Surface {
+  readonly view: View;
+  readonly width: number;
+  readonly invitation: readonly string[] | undefined;
+}
+
+/** What lies over the panes, if anything does. */
+function pageOver(screen: Screen, { view, width, invitation }: Surface): PageText | undefined {
+  switch (screen.mode) {
+    case 'help':
+      return HELP_PAGE;
+    case 'invitation':
+      return invitation && invitationPage(invitation, width);
+    case 'detail':
+      return detailPage(detailOf(screen, view, width - 2));
+    default:
+      return undefined;
+  }
+}
+
+interface PanesProps {
   readonly view: View;
   readonly screen: Screen;
   readonly width: number;
   readonly color: boolean;
-  readonly height: number;
   readonly sizes: ReturnType<typeof heights>;
+  /** Until somebody has come: the empty tables have no better use for their place. */
   readonly invitation: readonly string[] | undefined;
-  /** Nobody has come yet, so the empty tables have no better use for their place. */
-  readonly inviting: boolean;
 }
 
-function Body({ height, sizes, invitation, inviting, ...common }: BodyProps): ReactElement {
-  const { screen, view, width, color } = common;
-  const page = { height, width, color };
-  if (screen.mode === 'help') return <HelpPage {...page} />;
-  if (screen.mode === 'invitation' && invitation) return <InvitationPage {...page} invitation={invitation} />;
-  if (screen.mode === 'detail') return <DetailPage {...page} detail={detailOf(screen, view, width - 2)} />;
-  const channels = sizes.channels + sizes.peers + 2;
+function Panes({ sizes, invitation, ...common }: PanesProps): ReactElement {
+  const { width, color } = common;
   return (
     <>
       <TunnelsPane {...common} height={sizes.tunnels} />
-      {inviting && invitation ? (
-        <InvitationPage {...page} height={channels} invitation={invitation} />
+      {invitation ? (
+        <Page
+          page={invitationPage(invitation, width)}
+          scroll={0}
+          more="t shows all of it"
+          height={sizes.channels + sizes.peers + 2}
+          width={width}
+          color={color}
+        />
       ) : (
         <>
           <PeersPane {...common} height={sizes.peers} />
@@ -103,27 +155,26 @@ function Body({ height, sizes, invitation, inviting, ...common }: BodyProps): Re
 interface KeyState {
   readonly screen: Screen;
   setScreen(screen: Screen): void;
-  readonly view: View;
-  readonly page: number;
+  /** What a key meets on this screen. */
+  around(screen: Screen): Surroundings;
 }
 
-function useKeys(props: DashboardProps, { screen, setScreen, view, page }: KeyState): void {
+function useKeys(props: DashboardProps, state: KeyState): void {
   // Several keys may come before React has rendered the first of them.
-  const newest = useRef(screen);
-  newest.current = screen;
-  const show = (next: Screen) => {
-    newest.current = next;
-    setScreen(next);
+  const newest = useRef(state);
+  newest.current = state;
+  const show = (screen: Screen) => {
+    newest.current = { ...newest.current, screen };
+    state.setScreen(screen);
   };
-  const say = (notice: string) => show({ ...newest.current, notice });
-  const { endsTunnel, invitation } = props;
-  const around = { view, page, endsTunnel, hasInvitation: invitation !== undefined };
+  const say = (notice: string) => show({ ...newest.current.screen, notice });
   useInput((input, inkKey) => {
     const key = keyOf(input, inkKey);
     // What was typed fast, or pasted, comes as one text.
     const keys = key.input.length > 1 ? [...key.input].map((letter) => ({ input: letter })) : [key];
     for (const one of keys) {
-      const { screen: next, effect } = press(newest.current, one, around);
+      const { screen, around } = newest.current;
+      const { screen: next, effect } = press(screen, one, around(screen));
       show(next);
       if (effect) void carryOut(effect, props, say);
     }
@@ -164,11 +215,21 @@ type InkKey = Parameters<Parameters<typeof useInput>[0]>[1];
 
 function keyOf(input: string, key: InkKey): Key {
   const named =
-    key.upArrow || key.downArrow || key.return || key.escape || key.tab || key.backspace || key.delete;
+    key.upArrow ||
+    key.downArrow ||
+    key.leftArrow ||
+    key.rightArrow ||
+    key.return ||
+    key.escape ||
+    key.tab ||
+    key.backspace ||
+    key.delete;
   return {
     input: named || key.pageUp || key.pageDown || key.home || key.end ? '' : input,
     up: key.upArrow,
     down: key.downArrow,
+    left: key.leftArrow,
+    right: key.rightArrow,
     pageUp: key.pageUp,
     pageDown: key.pageDown,
     home: key.home,
@@ -185,16 +246,19 @@ function keyOf(input: string, key: InkKey): Key {
 
 function useSize(): { readonly columns: number; readonly rows: number } {
   const { stdout } = useStdout();
-  const read = () => ({ columns: stdout.columns || 80, rows: stdout.rows || 24 });
-  const [size, setSize] = useState(read);
+  const [size, setSize] = useState(sizeOf(stdout));
   useEffect(() => {
-    const changed = () => setSize(read());
+    const changed = () => setSize(sizeOf(stdout));
     stdout.on('resize', changed);
     return () => {
       stdout.off('resize', changed);
     };
-  });
+  }, [stdout]);
   return size;
+}
+
+function sizeOf({ columns, rows }: NodeJS.WriteStream): { readonly columns: number; readonly rows: number } {
+  return { columns: columns || 80, rows: rows || 24 };
 }
 
 export interface Mounted {

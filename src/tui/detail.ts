@@ -120,15 +120,16 @@ function peerDetail(peer: Of<SessionStatus>, now: number, width: number): Detail
         loss(peer.lossRatio) || 'not known',
         theirs && (loss(theirs.lossRatio) || 'not known'),
       ),
+      // The same bytes side by side: what was sent here, and what of it came in there.
       both(
-        '▲ sent',
+        '▲ to the peer',
         `${bytes(peer.bytesOut)}, ${rate(peer.rateOut)}`,
-        theirs && `${bytes(theirs.bytesOut)}, ${rate(theirs.rateOut)}`,
+        theirs && `${bytes(theirs.bytesIn)}, ${rate(theirs.rateIn)}`,
       ),
       both(
-        '▼ received',
+        '▼ from the peer',
         `${bytes(peer.bytesIn)}, ${rate(peer.rateIn)}`,
-        theirs && `${bytes(theirs.bytesIn)}, ${rate(theirs.rateIn)}`,
+        theirs && `${bytes(theirs.bytesOut)}, ${rate(theirs.rateOut)}`,
       ),
       ...(peer.congestionWindow === undefined
         ? []

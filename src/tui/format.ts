@@ -58,7 +58,8 @@ export function shortId(id: string): string {
   return id.length <= 9 ? id : `${id.slice(0, 4)}…${id.slice(-4)}`;
 }
 
-const BARS = '▁▂▃▄▅▆▇█';
+/** Not the full block: bars of one row would run into those of the row above. */
+const BARS = '▁▂▃▄▅▆▇';
 
 /** The last `columns` values as bars, relative to the highest of them; blank where nothing moved. */
 export function sparkline(values: readonly number[], columns: number): string {

@@ -1,9 +1,10 @@
 /** What is around the panes: the header, the footer, and what lies over them. */
 import type { ReactElement } from 'react';
-import type { Segment } from './columns.js';
+import type { Segment, Style } from './columns.js';
 import { DETAIL_NAME_COLUMNS, type Detail } from './detail.js';
 import { duration, rate, shortId } from './format.js';
 import type { Screen } from './keys.js';
+import { firstLine } from './layout.js';
 import { Line, Title } from './line.js';
 import { toWidth, widthOf, wrap, wrapCommand } from './text.js';
 import { sum, type View } from './view.js';
@@ -15,12 +16,18 @@ interface FrameProps {
   readonly color: boolean;
 }
 
-export function Header({ view, screen, width, color }: FrameProps): ReactElement {
+export interface HeaderProps extends FrameProps {
+  /** Ending the view ends the tunnel under it. */
+  readonly endsTunnel: boolean;
+}
+
+export function Header({ view, screen, width, color, endsTunnel }: HeaderProps): ReactElement {
   const { processes, now } = view;
   const [first] = processes;
   const peers = new Set(view.peers.filter(({ state }) => state === 'connected').map(({ peer }) => peer));
+  const urgent: Style = { bold: true, color: 'yellow' };
   const parts: (Segment & { readonly keep: number })[] = [
-    ...urgentText(view, screen),
+    ...urgentTexts(view, screen, endsTunnel).map((text) => ({ text, keep: 0, ...urgent })),
     { text: 'tunnel', bold: true, color: 'cyan', keep: 1 },
   ];
   if (processes.length === 1 && first) {
@@ -52,16 +59,18 @@ function squeeze(parts: readonly (Segment & { readonly keep: number })[], width:
 }
 
 /** Before everything else, since the end of the line may be cut. */
-function urgentText(
-  { processes, now }: View,
-  { paused }: Screen,
-): readonly (Segment & { readonly keep: number })[] {
-  const until = processes.find(({ stoppingUntil }) => stoppingUntil !== undefined)?.stoppingUntil;
-  if (until !== undefined) {
-    const left = duration(Date.parse(until) - now);
-    return [{ text: `STOPPING, ${left} at most; q again ends now`, bold: true, color: 'yellow', keep: 0 }];
+function urgentTexts({ processes, now }: View, { paused }: Screen, endsTunnel: boolean): readonly string[] {
+  const texts = paused ? ['PAUSED'] : [];
+  for (const { pid, stoppingUntil, silentMs } of processes) {
+    const which = processes.length > 1 ? ` ${pid}` : '';
+    if (silentMs !== undefined) {
+      texts.push(`NO NEWS${which} for ${duration(silentMs)}`);
+    } else if (stoppingUntil !== undefined) {
+      const left = duration(Date.parse(stoppingUntil) - now);
+      texts.push(`STOPPING${which}, ${left} at most${endsTunnel ? '; q again ends now' : ''}`);
+    }
   }
-  return paused ? [{ text: 'PAUSED', bold: true, color: 'yellow', keep: 0 }] : [];
+  return texts;
 }
 
 const KEYS: readonly (readonly [key: string, does: string])[] = [
@@ -76,11 +85,22 @@ const KEYS: readonly (readonly [key: string, does: string])[] = [
   ['p', 'pause'],
 ];
 
+const DETAIL_KEYS: typeof KEYS = [
+  ['q', 'quit'],
+  ['?', 'help'],
+  ['esc', 'back'],
+  ['↑↓', 'scroll'],
+  ['←→', 'other rows'],
+  ['p', 'pause'],
+];
+
 export interface FooterProps extends FrameProps {
   readonly hasInvitation: boolean;
+  /** The page over the panes is longer than its place. */
+  readonly scrolls: boolean;
 }
 
-export function Footer({ view, screen, width, color, hasInvitation }: FooterProps): ReactElement {
+export function Footer({ view, screen, width, color, hasInvitation, scrolls }: FooterProps): ReactElement {
   const say = (text: string) => (
     <Line
       width={width}
@@ -106,13 +126,12 @@ export function Footer({ view, screen, width, color, hasInvitation }: FooterProp
     }
     case 'help':
     case 'invitation':
-      return say('any key goes back');
+      return say(scrolls ? '↑↓ scroll; any other key goes back' : 'any key goes back');
   }
   if (screen.notice !== undefined) return say(screen.notice);
-  const keys: (readonly [string, string])[] = [...KEYS];
-  if (hasInvitation) keys.splice(2, 0, ['t', 'ticket']);
+  const keys = screen.mode === 'detail' ? [...DETAIL_KEYS] : [...KEYS];
+  if (hasInvitation && screen.mode !== 'detail') keys.splice(2, 0, ['t', 'ticket']);
   if (view.approvals.length > 0) keys.unshift(['a', 'allow'], ['d', 'deny']);
-  if (screen.mode === 'detail') keys.splice(2, 0, ['esc', 'back']);
   const segments: Segment[] = [];
   let used = 1;
   for (const [key, does] of keys) {
@@ -124,24 +143,40 @@ export function Footer({ view, screen, width, color, hasInvitation }: FooterProp
   return <Line width={width} color={color} segments={segments} />;
 }
 
-export interface PageProps {
+/** Takes the place of the panes. */
+export interface PageText {
   readonly title: string;
   /** A name, if any, and what it is. */
   readonly lines: readonly { readonly name: string; readonly value: string }[];
   readonly nameColumns: number;
+}
+
+export interface PageProps {
+  readonly page: PageText;
+  readonly scroll: number;
+  /** What the title says when not all of it fits; where it is without that. */
+  readonly more?: string;
   readonly height: number;
   readonly width: number;
   readonly color: boolean;
 }
 
-/** Takes the place of the panes. */
-export function Page({ title, lines, nameColumns, height, width, color }: PageProps): ReactElement {
-  const rows = Array.from({ length: height - 1 }, (_, row) => row);
+/** The title is not among them. */
+export function pageRows(height: number): number {
+  return Math.max(1, height - 1);
+}
+
+export function Page({ page, scroll, more, height, width, color }: PageProps): ReactElement {
+  const { title, lines, nameColumns } = page;
+  const count = pageRows(height);
+  const first = firstLine(lines.length, count, scroll);
+  const place = more ?? `${first + 1}-${first + count} of ${lines.length}`;
+  const rows = Array.from({ length: count }, (_, row) => row);
   return (
     <>
-      <Title text={title} width={width} color={color} focused />
+      <Title text={title} right={lines.length > count ? place : ''} width={width} color={color} focused />
       {rows.map((row) => {
-        const line = lines[row];
+        const line = lines[first + row];
         const segments: Segment[] =
           line === undefined
             ? []
@@ -155,43 +190,35 @@ export function Page({ title, lines, nameColumns, height, width, color }: PagePr
   );
 }
 
-export function DetailPage({
-  detail,
-  ...props
-}: Pick<PageProps, 'height' | 'width' | 'color'> & { readonly detail: Detail }): ReactElement {
-  return <Page {...props} title={detail.title} lines={detail.lines} nameColumns={DETAIL_NAME_COLUMNS} />;
+export function detailPage({ title, lines }: Detail): PageText {
+  return { title, lines, nameColumns: DETAIL_NAME_COLUMNS };
 }
 
 /** Short enough for 40 columns and 15 rows. */
-const HELP: readonly { readonly name: string; readonly value: string }[] = [
-  { name: 'tab', value: 'next pane; shift-tab back' },
-  { name: '↑ ↓ j k', value: 'select; PgUp PgDn; g G ends' },
-  { name: 'enter', value: 'all about the row; esc back' },
-  { name: '/', value: 'only channels with a text' },
-  { name: 's  S', value: 'sort by next field; reverse' },
-  { name: 'p  space', value: 'hold the screen still' },
-  { name: 'x', value: 'reset channel; asks first' },
-  { name: 'a  d', value: 'let in or deny who waits' },
-  { name: 't', value: 'expose: show the ticket' },
-  { name: 'q  Ctrl-C', value: 'quit; open channels: 10 s' },
-  { name: '▲ ▼', value: 'to the peer, from the peer' },
-  { name: '● ◌', value: 'connected, not connected' },
-];
-
-export function HelpPage(props: Pick<PageProps, 'height' | 'width' | 'color'>): ReactElement {
-  return <Page {...props} title="HELP" lines={HELP} nameColumns={10} />;
-}
+export const HELP_PAGE: PageText = {
+  title: 'HELP',
+  nameColumns: 10,
+  lines: [
+    { name: 'tab', value: 'next pane; shift-tab back' },
+    { name: '↑ ↓ j k', value: 'select; PgUp PgDn; g G ends' },
+    { name: 'enter', value: 'all about it; ← → next; esc' },
+    { name: '/', value: 'only channels with a text' },
+    { name: 's  S', value: 'sort by next field; reverse' },
+    { name: 'p  space', value: 'hold the screen still' },
+    { name: 'x', value: 'reset channel; asks first' },
+    { name: 'a  d', value: 'let in or deny who waits' },
+    { name: 't', value: 'expose: show the ticket' },
+    { name: 'q  Ctrl-C', value: 'quit; open channels: 10 s' },
+    { name: '▲ ▼', value: 'to the peer, from the peer' },
+    { name: '● ◌', value: 'connected, not connected' },
+  ],
+};
 
 /** The lines of `expose`, broken where they must be: pasted back, the breaks do no harm. */
-export function InvitationPage({
-  invitation,
-  ...props
-}: Pick<PageProps, 'height' | 'width' | 'color'> & { readonly invitation: readonly string[] }): ReactElement {
+export function invitationPage(invitation: readonly string[], width: number): PageText {
   const lines = invitation.flatMap((line) =>
     // What is set in is a command.
-    /^ {2}\S/.test(line) ? wrapCommand(line, props.width - 1) : wrap(line, props.width - 2),
+    /^ {2}\S/.test(line) ? wrapCommand(line, width - 1) : wrap(line, width - 2),
   );
-  return (
-    <Page {...props} title="TICKET" nameColumns={0} lines={lines.map((value) => ({ name: '', value }))} />
-  );
+  return { title: 'TICKET', nameColumns: 0, lines: lines.map((value) => ({ name: '', value })) };
 }

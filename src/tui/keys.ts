@@ -29,6 +29,8 @@ export interface Screen {
   readonly reverse: boolean;
   readonly limit: number;
   readonly paused: boolean;
+  /** The first line shown of the page over the panes, as far as it has so many. */
+  readonly scroll: number;
   /** What was answered last, until the next key. */
   readonly notice: string | undefined;
   /** The question that is being answered; others may come and go meanwhile. */
@@ -52,6 +54,7 @@ export const FIRST_SCREEN: Screen = {
   reverse: false,
   limit: FIRST_LIMIT,
   paused: false,
+  scroll: 0,
   notice: undefined,
 };
 
@@ -60,6 +63,8 @@ export interface Key {
   readonly input: string;
   readonly up?: boolean;
   readonly down?: boolean;
+  readonly left?: boolean;
+  readonly right?: boolean;
   readonly pageUp?: boolean;
   readonly pageDown?: boolean;
   readonly home?: boolean;
@@ -90,6 +95,8 @@ export interface Surroundings {
   /** Ending the view ends the tunnel: ask before that. */
   readonly endsTunnel: boolean;
   readonly hasInvitation: boolean;
+  /** The page over the panes, if there is one: its lines, and how many of them have room. */
+  readonly over: { readonly lines: number; readonly rows: number } | undefined;
 }
 
 export function press(before: Screen, key: Key, around: Surroundings): Pressed {
@@ -107,15 +114,18 @@ export function press(before: Screen, key: Key, around: Surroundings): Pressed {
     case 'decide':
       return decided(screen, key);
     case 'help':
-    case 'invitation':
-      return { screen: { ...screen, mode: 'panes' } };
+    case 'invitation': {
+      const { over } = around;
+      const scrolled = over && over.lines > over.rows ? scroll(screen, key, over) : undefined;
+      return { screen: scrolled ?? { ...screen, mode: 'panes' } };
+    }
     default:
       return command(screen, key, around);
   }
 }
 
 function command(screen: Screen, key: Key, around: Surroundings): Pressed {
-  const moved = move(screen, key, around);
+  const moved = screen.mode === 'detail' ? read(screen, key, around) : move(screen, key, around);
   if (moved) return { screen: moved };
   if (key.tab) {
     const next = PANES.indexOf(screen.pane) + (key.shift ? PANES.length - 1 : 1);
@@ -151,11 +161,11 @@ function command(screen: Screen, key: Key, around: Surroundings): Pressed {
     case 'd':
       return { screen: askDecision(screen, view, key.input === 'a') };
     case 't':
-      if (around.hasInvitation) return { screen: { ...screen, mode: 'invitation' } };
+      if (around.hasInvitation) return { screen: { ...screen, mode: 'invitation', scroll: 0 } };
       return { screen };
     case '?':
     case 'h':
-      return { screen: { ...screen, mode: 'help' } };
+      return { screen: { ...screen, mode: 'help', scroll: 0 } };
     default:
       return { screen };
   }
@@ -176,20 +186,28 @@ export function selectedIndex(screen: Screen, view: View, pane: Pane): number {
   return pane === 'events' ? Math.max(0, rows.length - 1) : 0;
 }
 
-function move(screen: Screen, key: Key, { view, page }: Surroundings): Screen | undefined {
-  const { pane } = screen;
-  const rows = rowKeys(view, pane);
-  const at = selectedIndex(screen, view, pane);
+/** Where a key leads from `at`, between 0 and `last`; undefined for a key that leads nowhere. */
+function target(
+  key: Key,
+  { at, page, last }: { readonly at: number; readonly page: number; readonly last: number },
+): number | undefined {
   let to: number;
   if (key.up || key.input === 'k') to = at - 1;
   else if (key.down || key.input === 'j') to = at + 1;
   else if (key.pageUp) to = at - page;
   else if (key.pageDown) to = at + page;
   else if (key.home || key.input === 'g') to = 0;
-  else if (key.end || key.input === 'G') to = rows.length - 1;
+  else if (key.end || key.input === 'G') to = last;
   else return undefined;
+  return Math.max(0, Math.min(to, last));
+}
+
+function move(screen: Screen, key: Key, { view, page }: Surroundings): Screen | undefined {
+  const { pane } = screen;
+  const rows = rowKeys(view, pane);
+  const index = target(key, { at: selectedIndex(screen, view, pane), page, last: rows.length - 1 });
+  if (index === undefined) return undefined;
   if (rows.length === 0) return screen;
-  const index = Math.min(rows.length - 1, Math.max(0, to));
   // At the newest event the log follows again.
   const follow = pane === 'events' && index === rows.length - 1;
   const selected = { ...screen.selected };
@@ -197,6 +215,25 @@ function move(screen: Screen, key: Key, { view, page }: Surroundings): Screen | 
   else selected[pane] = rows[index] as string;
   const near = pane === 'channels' && index > screen.limit - page * 2;
   return { ...screen, selected, limit: near ? screen.limit + FIRST_LIMIT : screen.limit };
+}
+
+function scroll(
+  screen: Screen,
+  key: Key,
+  { lines, rows }: NonNullable<Surroundings['over']>,
+): Screen | undefined {
+  const last = Math.max(0, lines - rows);
+  // After a resize it may be scrolled too far.
+  const to = target(key, { at: Math.min(screen.scroll, last), page: rows, last });
+  return to === undefined ? undefined : { ...screen, scroll: to };
+}
+
+/** In a detail, what moves the selection elsewhere scrolls; the rows beside it are to its left and right. */
+function read(screen: Screen, key: Key, around: Surroundings): Screen | undefined {
+  if (!key.left && !key.right) return around.over && scroll(screen, key, around.over);
+  const step: Key = { input: '', up: key.left === true, down: key.right === true };
+  const moved = move(screen, step, around);
+  return moved && { ...pinned(moved, around.view), scroll: 0 };
 }
 
 /** Pins the selection: what is asked for must not change under it. */
@@ -208,7 +245,7 @@ function pinned(screen: Screen, view: View): Screen {
 function openDetail(screen: Screen, view: View): Screen {
   if (screen.mode === 'detail') return { ...screen, mode: 'panes' };
   if (view[screen.pane].length === 0) return { ...screen, notice: `there is nothing in ${screen.pane}` };
-  return { ...pinned(screen, view), mode: 'detail' };
+  return { ...pinned(screen, view), mode: 'detail', scroll: 0 };
 }
 
 // ---- what asks

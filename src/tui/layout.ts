@@ -42,3 +42,8 @@ export function firstRow(count: number, height: number, selected: number): numbe
   const middle = selected - Math.floor(height / 2);
   return Math.max(0, Math.min(middle, count - height));
 }
+
+/** The first line shown of a page that is scrolled: never beyond its last screenful. */
+export function firstLine(lines: number, rows: number, scroll: number): number {
+  return Math.max(0, Math.min(scroll, lines - rows));
+}

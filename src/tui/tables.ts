@@ -118,9 +118,7 @@ export function downColumns({ now, several }: TableOptions): readonly Column<Of<
       priority: 1,
       cell: ({ state, since, error, nextTryAt, approval }) => {
         if (approval !== undefined) return `waiting for approval ${duration(now - Date.parse(since))}`;
-        const wait = nextTryAt === undefined ? 0 : Date.parse(nextTryAt) - now;
-        const next = wait > 500 ? `; next try in ${duration(wait + 500)}` : '; trying now';
-        return `${state} ${duration(now - Date.parse(since))}${error ? `: ${error.message}` : ''}${error ? next : ''}`;
+        return `${state} ${duration(now - Date.parse(since))}${error ? `: ${error.message}` : ''}${nextTry(nextTryAt, now)}`;
       },
       style: () => WARNING,
     },
@@ -207,6 +205,13 @@ function pidColumn<Row extends { readonly pid: number }>(several: boolean): read
       style: () => QUIET,
     },
   ];
+}
+
+/** The side that is dialled cannot try. */
+function nextTry(at: string | undefined, now: number): string {
+  if (at === undefined) return '';
+  const wait = Date.parse(at) - now;
+  return wait > 500 ? `; next try in ${duration(wait + 500)}` : '; trying now';
 }
 
 function route({ local, target, service }: TunnelRow): string {

@@ -2,7 +2,7 @@
 import stringWidth from 'string-width';
 
 /** ASCII, and what this view draws with: all one column each. */
-const NARROW = /^[\x20-\x7e…─█▁▂▃▄▅▆▇●◌▲▼→›▸‼×]*$/;
+const NARROW = /^[\x20-\x7e…─▁▂▃▄▅▆▇▏●◌▲▼←↑↓→›▸‼×✖]*$/;
 
 export function columnsOf(text: string): number {
   return NARROW.test(text) ? text.length : stringWidth(text);

@@ -64,6 +64,8 @@ export interface ExposeOptions {
   readonly allowsSpeed?: ((peer: NodeId) => boolean) | undefined;
   /** What an admitted peer may call besides what an expose answers itself. */
   readonly methods?: ((peer: NodeId) => Dispatcher | undefined) | undefined;
+  /** A peer has not answered for so long; undefined: it answers again. */
+  readonly onSilent?: ((peer: PeerSession, silentMs: number | undefined) => void) | undefined;
   /** Limits of bytes a second. */
   readonly rates?: Rates | undefined;
   /** Others than `LIMITS`. */
@@ -250,6 +252,7 @@ export class Expose {
     // The dialling side asks; this one only must not wait for ever.
     const heartbeat = new Heartbeat(peer, {
       passive: true,
+      onSuspect: (suspect) => this.#options.onSilent?.(peer, suspect ? heartbeat.silentMs : undefined),
       onDead: () => session.close(WIRE_CODES.SESSION_LOST, 'the peer does not answer'),
     });
     reportConnected(peer, this.#options.report, { facts: this.#options.facts });

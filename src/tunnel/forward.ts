@@ -27,6 +27,7 @@ const ERRORS_PER_SECOND = 10;
 export interface ForwardOptions extends Dialler {
   readonly specs: readonly ForwardSpec[];
   readonly report: Report;
+  readonly onSilent?: LinkOptions['onSilent'];
   /** What the peer may call here, besides what UDP needs. */
   readonly methods?: Dispatcher | undefined;
   /** Ends with UNREACHABLE after so long without a session, milliseconds; never unless given. */
@@ -126,6 +127,7 @@ export class Forward {
         reporter.onState(state);
         if (state.state === 'connected') udp.session(state.peer);
       },
+      onSilent: options.onSilent,
       busy: () => channels.waiting > 0 || table.awaitsPeer(),
       giveUpAfterMs: options.reconnectTimeoutMs,
     });

@@ -17,7 +17,6 @@ export class ChannelRecord {
   rate = 0;
   bytesIn = 0;
   bytesOut = 0;
-  isOpen = true;
   /** What a filter is looked for in; all of it but the state never changes. Made when it is asked for. */
   #text: string | undefined;
 
@@ -40,11 +39,6 @@ export class ChannelRecords {
     readonly reason: string;
     readonly durationMs: number;
   }[] = [];
-  /**
-   * Kept sorted as last asked for: nearly sorted already, the next sort is cheap. Those that have ended
-   * stay in it until somebody looks, or until they are as many as the others.
-   */
-  #order: ChannelRecord[] = [];
   readonly #onBytes: OnBytes;
 
   constructor(onBytes: OnBytes) {
@@ -70,7 +64,6 @@ export class ChannelRecords {
   open(figures: ChannelFigures): ChannelRecord {
     const record = new ChannelRecord(figures);
     this.#open.set(figures.id, record);
-    this.#order?.push(record);
     return record;
   }
 
@@ -87,8 +80,6 @@ export class ChannelRecords {
     const record = this.#open.get(id);
     if (!record) return undefined;
     this.#open.delete(id);
-    record.isOpen = false;
-    if (this.#order.length > 2 * this.#open.size + MAX_CLOSED) this.#dropClosed();
     this.#count(record, end.bytesIn, end.bytesOut);
     this.#closed.push({ record, reason: end.reason, durationMs: end.durationMs });
     if (this.#closed.length > MAX_CLOSED) this.#closed.shift();
@@ -108,18 +99,15 @@ export class ChannelRecords {
   }
 
   select(query: ChannelQuery): { rows: readonly ChannelStatus[]; matching: number } {
-    if (this.#order.length > this.#open.size) this.#dropClosed();
-    this.#order.sort(order(query));
     const text = query.filter.trim().toLowerCase();
-    const found = text === '' ? this.#order : this.#order.filter((record) => record.contains(text));
+    const all = [...this.#open.values()];
+    const found = text === '' ? all : all.filter((record) => record.contains(text));
     return {
-      rows: found.slice(0, query.limit).map((record) => channelStatus(record, record.figures.state)),
+      rows: first(query.limit, found, order(query)).map((record) =>
+        channelStatus(record, record.figures.state),
+      ),
       matching: found.length,
     };
-  }
-
-  #dropClosed(): void {
-    this.#order = this.#order.filter(({ isOpen }) => isOpen);
   }
 
   #count(record: ChannelRecord, bytesIn: number, bytesOut: number): void {
@@ -131,6 +119,25 @@ export class ChannelRecords {
 
 export function tunnelKey(protocol: string, place: string): string {
   return `${protocol} ${place}`;
+}
+
+/** The first `count` in this order: cheaper than sorting all of them, of which a view shows few. */
+function first(
+  count: number,
+  records: readonly ChannelRecord[],
+  compare: (a: ChannelRecord, b: ChannelRecord) => number,
+): readonly ChannelRecord[] {
+  if (count === 0) return [];
+  const best: ChannelRecord[] = [];
+  let last: ChannelRecord | undefined;
+  for (const record of records) {
+    if (last && compare(record, last) > 0) continue;
+    best.push(record);
+    if (best.length < 2 * count) continue;
+    best.sort(compare).length = count;
+    last = best.at(-1);
+  }
+  return best.sort(compare).slice(0, count);
 }
 
 function order({ sort, reverse }: ChannelQuery): (a: ChannelRecord, b: ChannelRecord) => number {

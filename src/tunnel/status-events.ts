@@ -13,11 +13,6 @@ export class EventRing {
   #seq = 0;
   #copy: readonly StatusEvent[] | undefined;
 
-  /** Counts up with every change. */
-  get version(): number {
-    return this.#seq;
-  }
-
   observe(event: TunnelEvent, at: Date): void {
     const line = describe(event);
     if (line) this.add(line, at);
@@ -27,17 +22,12 @@ export class EventRing {
   add(line: Line, at: Date): void {
     const text = printable(line.text).slice(0, MAX_TEXT);
     const last = this.#events.at(-1);
-    this.#seq += 1;
     this.#copy = undefined;
     if (last && last.text === text && last.peer === line.peer) {
-      this.#events[this.#events.length - 1] = {
-        ...last,
-        seq: this.#seq,
-        at: at.toISOString(),
-        count: last.count + 1,
-      };
+      this.#events[this.#events.length - 1] = { ...last, at: at.toISOString(), count: last.count + 1 };
       return;
     }
+    this.#seq += 1;
     this.#events.push({ ...line, text, seq: this.#seq, at: at.toISOString(), count: 1 });
     if (this.#events.length > MAX_EVENTS) this.#events.shift();
   }

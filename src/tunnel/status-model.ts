@@ -162,6 +162,13 @@ export class StatusModel {
     this.#sessions.peerSays(session, figures);
   }
 
+  /** The peer of a session has not answered for so long; undefined: it answers again. */
+  peerSilent(session: PeerSession, silentMs: number | undefined): void {
+    this.#changed = true;
+    this.#sessions.peerSilent(session, silentMs);
+    if (this.#listeners.size > 0) this.#hurry();
+  }
+
   resetChannel(id: number): boolean {
     return this.#source?.resetChannel(id) ?? false;
   }
@@ -186,6 +193,7 @@ export class StatusModel {
   snapshot(query: ChannelQuery = EVERY_CHANNEL): StatusSnapshot {
     const { pid, command, nodeId, identity } = this.#options;
     const { rows, matching } = this.#channels.select(query);
+    const sessions = this.#sessions.snapshot();
     return {
       version: 1,
       at: new Date().toISOString(),
@@ -195,7 +203,7 @@ export class StatusModel {
       identity,
       startedAt: this.#startedAt,
       tunnels: [...this.#tunnels.values()].map(tunnelStatus),
-      sessions: this.#sessions.snapshot() satisfies readonly SessionStatus[],
+      sessions,
       channels: rows,
       matching,
       closed: this.#channels.closed,
@@ -203,7 +211,7 @@ export class StatusModel {
       history: this.#totals.history(),
       events: this.#events.snapshot(),
       approvals: this.#source?.approvals?.() ?? [],
-      names: this.#names(),
+      names: this.#names(sessions),
       ...(this.#source?.reach ? { reach: this.#source.reach() } : {}),
       ...(this.#stoppingUntil === undefined ? {} : { stoppingUntil: this.#stoppingUntil }),
     };
@@ -241,11 +249,11 @@ export class StatusModel {
   }
 
   /** Of the peers that occur in a snapshot. */
-  #names(): Readonly<Record<string, string>> {
+  #names(sessions: readonly SessionStatus[]): Readonly<Record<string, string>> {
     const { nameOf } = this.#options;
     if (!nameOf) return {};
     const peers = new Set<string>([
-      ...this.#sessions.snapshot().map(({ peer }) => peer),
+      ...sessions.map(({ peer }) => peer),
       ...[...this.#tunnels.values()].flatMap(({ facts }) => facts.peer ?? []),
       ...this.#events.snapshot().flatMap(({ peer }) => peer ?? []),
     ]);
@@ -299,8 +307,6 @@ export class StatusModel {
     });
   }
 }
-
-/** Filled by whoever decides about waiting peers; nothing does yet. */
 
 function tunnelStatus({ facts, meter, open, total }: Tunnel): TunnelStatus {
   return { ...facts, open, total, ...meter.traffic(), history: meter.history() };

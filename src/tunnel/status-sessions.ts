@@ -14,7 +14,6 @@ type NoticeEvent = Extract<TunnelEvent, { event: 'notice' }>;
 type SessionEvent = Extract<TunnelEvent, { event: 'session' }>;
 
 interface Live {
-  readonly key: string;
   readonly since: string;
   readonly meter: Meter;
   bytesIn: number;
@@ -30,6 +29,8 @@ interface Live {
   askedAt: number;
   channels: number;
   theirs: PeerFigures | undefined;
+  /** Milliseconds since 1970; set while the peer does not answer. */
+  silentSince: number | undefined;
 }
 
 interface Down {
@@ -45,20 +46,21 @@ export class SessionRecords {
   readonly #down = new Map<string, Down>();
   /** Why a peer's sessions stay on a relay, as last told. */
   readonly #relayed = new Map<string, NonNullable<SessionStatus['relayed']>>();
-  #lastKey = 0;
 
   constructor(now: () => number) {
     this.#now = now;
   }
 
-  /** Some link has no session, and its next try comes nearer. */
+  /** Some peer is not there, and how long that is changes by the second. */
   get waiting(): boolean {
-    return this.#down.size > 0;
+    return (
+      this.#down.size > 0 || [...this.#live.values()].some(({ silentSince }) => silentSince !== undefined)
+    );
   }
 
   observe(event: SessionEvent): void {
     if (event.state === 'connecting' || event.state === 'reconnecting') {
-      const since = this.#down.get(event.peer)?.since ?? new Date().toISOString();
+      const since = this.#down.get(event.peer)?.since ?? new Date(this.#downSince(event)).toISOString();
       this.#down.set(event.peer, { since, event, at: Date.now() });
     } else {
       this.#down.delete(event.peer);
@@ -73,6 +75,11 @@ export class SessionRecords {
   peerSays(session: PeerSession, figures: PeerFigures | undefined): void {
     const live = this.#live.get(session);
     if (live) live.theirs = figures;
+  }
+
+  peerSilent(session: PeerSession, silentMs: number | undefined): void {
+    const live = this.#live.get(session);
+    if (live) live.silentSince = silentMs === undefined ? undefined : Date.now() - silentMs;
   }
 
   sample(
@@ -98,13 +105,19 @@ export class SessionRecords {
 
   snapshot(): readonly SessionStatus[] {
     const rows: SessionStatus[] = [];
+    // By peer and not by session: who looks at a peer goes on looking at it when its session is another one.
+    const counts = new Map<string, number>();
+    const keyOf = (peer: string) => {
+      const count = (counts.get(peer) ?? 0) + 1;
+      counts.set(peer, count);
+      return count === 1 ? peer : `${peer}#${count}`;
+    };
     for (const [{ peer, session }, live] of this.#live) {
       const { kind, remote } = session.path;
       rows.push({
-        key: live.key,
+        key: keyOf(peer),
         peer,
-        state: 'connected',
-        since: live.since,
+        ...stateOf(live),
         path: kind,
         remote,
         rttMs: live.rttMs,
@@ -118,7 +131,7 @@ export class SessionRecords {
     }
     for (const [peer, { since, event, at }] of this.#down) {
       rows.push({
-        key: peer,
+        key: keyOf(peer),
         peer,
         state: event.state,
         since,
@@ -144,15 +157,19 @@ export class SessionRecords {
     };
   }
 
+  /** Milliseconds since 1970; of a peer that was shown as silent, since it was. */
+  #downSince({ peer, downMs = 0 }: SessionEvent): number {
+    const [, live] = [...this.#live].find(([one, { silentSince }]) => one.peer === peer && silentSince) ?? [];
+    return live?.silentSince ?? Date.now() - downMs;
+  }
+
   #relayedOf(peer: string): Pick<SessionStatus, 'relayed'> {
     const relayed = this.#relayed.get(peer);
     return relayed ? { relayed } : {};
   }
 
   #add(session: PeerSession): Live {
-    this.#lastKey += 1;
     const live: Live = {
-      key: `${session.peer}#${this.#lastKey}`,
       since: new Date().toISOString(),
       meter: new Meter(),
       bytesIn: 0,
@@ -167,6 +184,7 @@ export class SessionRecords {
       askedAt: Number.NEGATIVE_INFINITY,
       channels: 0,
       theirs: undefined,
+      silentSince: undefined,
     };
     this.#live.set(session, live);
     return live;
@@ -195,6 +213,17 @@ export class SessionRecords {
 }
 
 const NO_TRAFFIC = { bytesIn: 0, bytesOut: 0, rateIn: 0, rateOut: 0 };
+
+/** A peer that does not answer is dialled again already, while its session is not given up yet. */
+function stateOf({ since, silentSince }: Live): Pick<SessionStatus, 'state' | 'since' | 'error'> {
+  if (silentSince === undefined) return { state: 'connected', since };
+  const message = `no answer for ${Math.round((Date.now() - silentSince) / 1000)} s`;
+  return {
+    state: 'reconnecting',
+    since: new Date(silentSince).toISOString(),
+    error: { code: 'SESSION_LOST', message },
+  };
+}
 
 function lossOf({ recentSent, recentLost, packetsSent }: Live): { readonly lossRatio?: number } {
   if (packetsSent === 0 || recentSent <= 0) return {};

@@ -49,6 +49,7 @@ export interface PeerFigures extends Traffic {
 }
 
 export interface SessionStatus extends Traffic {
+  /** A peer's first row keeps its own when the session becomes another one, or there is none. */
   readonly key: string;
   readonly peer: string;
   readonly state: 'connecting' | 'connected' | 'reconnecting' | 'closed';
@@ -184,6 +185,8 @@ export interface StatusSnapshot {
   readonly names: Readonly<Record<string, string>>;
   /** Set once the process has been told to end: until when it waits for its open channels. */
   readonly stoppingUntil?: string;
+  /** Set by who reads it from another process that has sent nothing newer for so long, milliseconds. */
+  readonly silentMs?: number;
 }
 
 export type ChannelSort = 'rate' | 'bytes' | 'age' | 'id' | 'service' | 'peer';

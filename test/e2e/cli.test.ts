@@ -129,8 +129,7 @@ const ENGINES = /\/native\/|\/engines\//;
 /** The dashboard is one file with React and Ink in it. */
 const VIEWS = /\/dist\/tui\/dashboard\.js|node_modules\/(ora|ink|react|yoga-layout)\//;
 
-/** The URLs in the coverage reports of a folder. */
-/** By their paths in the checkout, whatever its own folder is called. */
+/** The URLs in the coverage reports of a folder; their paths in the checkout, whatever its own folder is called. */
 function loadedModules(folder: string): readonly string[] {
   const root = new URL('../..', import.meta.url).href;
   return readdirSync(folder).flatMap((file) => {
@@ -141,7 +140,7 @@ function loadedModules(folder: string): readonly string[] {
 
 describe('start', () => {
   it.each([[['--version']], [['id']], [['id', '--json']], [['status']], [['status', '--json']]])(
-    '%j loads neither the engine nor a view',
+    '%j loads neither the engine nor a view, and no other command',
     async (args) => {
       const folder = join(machine.home, 'coverage');
       execFileSync(process.execPath, [RUN, ...args], {
@@ -151,6 +150,8 @@ describe('start', () => {
       const modules = loadedModules(folder);
       expect(modules.some((url) => url.endsWith('/bin/run.js'))).toBe(true);
       expect(modules.filter((url) => ENGINES.test(url) || VIEWS.test(url))).toEqual([]);
+      const commands = modules.filter((url) => url.startsWith('/dist/commands/'));
+      expect(commands).toEqual(args[0] === '--version' ? [] : [`/dist/commands/${args[0]}.js`]);
     },
   );
 
@@ -175,6 +176,14 @@ describe('start', () => {
     await terminal.until(/EXIT 0/);
     terminal.close();
     expect(loadedModules(folder).some((url) => VIEWS.test(url))).toBe(true);
+  });
+
+  it('a view does not make Node load its HTTP client', () => {
+    const view = new URL('../../dist/tui/dashboard.js', import.meta.url).href;
+    const code = `await import('${view}'); console.log(process.moduleLoadList.join());`;
+    const loaded = execFileSync(process.execPath, ['--input-type=module', '-e', code], { encoding: 'utf8' });
+    expect(loaded).toContain('NativeModule');
+    expect(loaded).not.toContain('undici');
   });
 });
 

@@ -251,15 +251,35 @@ describe.skipIf(NO_TMUX)(`the dashboard of a process${NO_TMUX ? ` (${NO_TMUX})` 
 });
 
 describe.skipIf(NO_TMUX)('where there is no dashboard', () => {
-  it.each<[string, TerminalOptions & { readonly flags?: string }]>([
-    ['--plain', { flags: '--plain' }],
-    ['a dumb terminal', { env: { TERM: 'dumb' } }],
-    ['CI', { env: { CI: 'true' } }],
-  ])('%s gets lines', async (_what, options) => {
-    const { terminal, close } = await forwardOnScreen({ ...options, plain: true });
+  it('--plain gets lines', async () => {
+    const { terminal, close } = await forwardOnScreen({ flags: '--plain', plain: true });
     expect(terminal.modes().alternate).toBe(false);
     expect(terminal.screen()).toMatch(/^listening on 127/m);
     await close();
+  });
+
+  it.each([
+    ['a dumb terminal', { TERM: 'dumb' }],
+    ['CI', { CI: 'true' }],
+  ])('%s gets lines, and nothing of a spinner that could not spin', async (_what, env) => {
+    const terminal = tunnel(`expose web=1 ${LOCAL}`, { columns: 250, env });
+    const ticket = /'(tunnel:\/\/\S+)'/.exec(await terminal.until(/'tunnel:\/\/\S+' 1:web/))?.[1] as string;
+    machine.start('forward', ticket, '0:web');
+    const screen = await terminal.until(/^connected to .* over iroh-direct/m);
+    expect(terminal.modes().alternate).toBe(false);
+    expect(screen).not.toContain('waiting for a peer');
+  });
+
+  it('a terminal that does not know its width gets lines and a spinner', async () => {
+    const forward = `node ${RUN} forward ${'0'.repeat(64)} 0:web --plain ${LOCAL}`;
+    const terminal = new Terminal(`sh -c 'stty cols 0 && exec ${forward}'`, {
+      env: { TUNNEL_HOME: machine.home },
+    });
+    terminals.push(terminal);
+    await terminal.until(/^. connecting to /m);
+    await terminal.until(/^no session with /m);
+    terminal.press('C-c');
+    await terminal.until(/EXIT 130/);
   });
 
   it('NO_COLOR takes the colours and leaves the rest', async () => {

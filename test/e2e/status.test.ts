@@ -150,13 +150,16 @@ describe('the status socket', () => {
     expect(existsSync(socketOf(expose.pid))).toBe(false);
   });
 
-  it('of a killed process is cleared away by the next one that looks; others are left', async () => {
+  it('of a killed process is cleared away by the next one that looks; one that does not answer is told of', async () => {
     const { process: first } = await machine.expose('web=1');
     first.kill('SIGKILL');
     await first.exited;
     expect(existsSync(socketOf(first.pid))).toBe(true);
     const server = createServer((socket) => socket.resume()).listen(socketOf(999_999));
-    expect(await statusJson()).toEqual({ processes: [] });
+    const [lines, json] = await Promise.all([machine.run('status'), machine.run('status', '--json')]);
+    expect(lines.stdout).toBe('the process 999999 does not answer\n');
+    expect(JSON.parse(json.stdout)).toEqual({ processes: [] });
+    expect(json.stderr).toBe('tunnel: the process 999999 does not answer\n');
     expect(readdirSync(folder()).filter((name) => name.endsWith('.sock'))).toEqual(['999999.sock']);
     await new Promise((resolve) => server.close(resolve));
   });

@@ -4,9 +4,11 @@ import { render } from 'ink-testing-library';
 import stringWidth from 'string-width';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { Dashboard } from '../../src/tui/dashboard.js';
-import type { Approval, StatusSnapshot } from '../../src/tunnel/status.js';
+import type { Approval, SessionStatus, StatusSnapshot } from '../../src/tunnel/status.js';
 import { eventually } from '../support/eventually.js';
 import { ManualFeed, ModelBench, PEER, RecordedActions } from '../support/figures.js';
+
+vi.mock('string-width', { spy: true });
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
 const OBEYED = /[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/;
@@ -56,7 +58,7 @@ function show(
   // The size has to be there before the dashboard is.
   const app = render(<Text>…</Text>);
   Object.defineProperty(app.stdout, 'columns', { value: columns });
-  Object.defineProperty(app.stdout, 'rows', { value: rows });
+  Object.defineProperty(app.stdout, 'rows', { value: rows, configurable: true });
   app.rerender(dashboard);
   cleanups.push(() => {
     app.unmount();
@@ -202,6 +204,79 @@ describe('selection', () => {
   });
 });
 
+describe('a page that is longer than its place', () => {
+  it('of a channel is scrolled to its last line, and says where it is', async () => {
+    const { screen, press } = show([bench(2).snapshot()], { columns: 40, rows: 15 });
+    await press('\r', /CHANNEL 2 ─.* 1-12 of \d\d ─/);
+    expect(screen()).not.toContain('4242');
+    expect(screen()).toContain('↑↓ scroll');
+    await press('G', /process +4242/);
+    expect(screen()).not.toContain('state');
+    await press('\x1b[A', /age/);
+    await press('g', /state +open/);
+    await press('\x1b[B', / 2-13 of/);
+    await press('\x1b[6~', /process +4242/);
+    expectFits(screen(), 40, 15);
+  });
+
+  it('shows its end after a resize, wherever it was scrolled to', async () => {
+    const { app, screen, press } = show([bench(1).snapshot()], { columns: 40, rows: 12 });
+    await press('\r', /CHANNEL 1/);
+    await press('G', /process +4242/);
+    Object.defineProperty(app.stdout, 'rows', { value: 24 });
+    app.stdout.emit('resize');
+    expect(await eventually(() => /state +open/.test(screen())), screen()).toBe(true);
+    expect(screen()).toMatch(/process +4242/);
+  });
+
+  it('of a ticket is shown whole by t and the arrows, and by no other key', async () => {
+    const invitation = ['Run there:', '', `  tunnel forward 'tunnel://${'a'.repeat(600)}Z' 5432`];
+    const { screen, press } = show([bench().snapshot()], { columns: 40, rows: 15, invitation });
+    expect(screen()).toContain('t shows all of it');
+    await press('t', /any other key goes back/);
+    await press('G', /Z' /);
+    await press('x', /t shows all of it/);
+  });
+});
+
+describe('a detail', () => {
+  it('of a peer has what was sent here beside what came in there', async () => {
+    const traffic = { rateIn: 0, rateOut: 0 };
+    const session: SessionStatus = {
+      ...{ key: PEER, peer: PEER, state: 'connected', since: new Date().toISOString(), channels: 1 },
+      ...{ path: 'iroh-direct', remote: '192.0.2.7:1', rttMs: 3 },
+      ...{ ...traffic, bytesIn: 7, bytesOut: 500 },
+      theirs: { ...traffic, channels: 1, path: 'iroh-direct', rttMs: 3, bytesIn: 499, bytesOut: 8 },
+    };
+    const { press } = show([{ ...bench().snapshot(), sessions: [session] }]);
+    await press('\x1b[Z', /▸PEERS/);
+    await press('\r', /▲ to the peer +500 B, 0 B\/s +499 B[\s\S]*▼ from the peer +7 B, 0 B\/s +8 B/);
+  });
+
+  it('has the rows beside it to its left and right, from their first lines', async () => {
+    const { screen, press } = show([bench(3).snapshot()], { columns: 40, rows: 15 });
+    await press('\r', /CHANNEL 3/);
+    await press('G', /process +4242/);
+    await press('\x1b[C', /CHANNEL 2/);
+    expect(screen()).toMatch(/state +open/);
+    await press('\x1b[D', /CHANNEL 3/);
+    await press('\x1b[D', /CHANNEL 3/);
+    await press('\x1b', /▸CHANNELS/);
+  });
+
+  it('of the newest event is there after walking to it', async () => {
+    const model = bench();
+    for (const text of ['first', 'second']) model.model.note(text);
+    const { press, feed } = show([model.snapshot()]);
+    await press('\t', /▸EVENTS/);
+    await press('\x1b[A\r', /first/);
+    await press('\x1b[C', /EVENT[\s\S]*second/);
+    model.model.note('third');
+    feed.show(model.snapshot());
+    await press('\x1b[C', /EVENT[\s\S]*third/);
+  });
+});
+
 describe('keys', () => {
   it('filter and sort ask the feed', async () => {
     const { press, feed } = show([bench(3).snapshot()]);
@@ -334,11 +409,30 @@ describe('several processes', () => {
     expect(screen()).toMatch(/CHANNELS 2/);
   });
 
+  it('that end, or send no news, are told of by their pids', () => {
+    const stoppingUntil = new Date(Date.now() + 9500).toISOString();
+    const first = { ...bench(0, { pid: 11 }).snapshot(), stoppingUntil };
+    const second = { ...bench(0, { pid: 22 }).snapshot(), silentMs: 12_000 };
+    const { screen } = show([first, second], { endsTunnel: false });
+    expect(screen()).toMatch(/^ STOPPING 11, 9s at most {2}NO NEWS 22 for 12s {2}tunnel/);
+    const own = show([first]);
+    expect(own.screen()).toMatch(/^ STOPPING, 9s at most; q again ends now {2}tunnel/);
+  });
+
   it('may all be gone', () => {
     const { screen } = show([]);
     expect(screen()).toContain('0 processes');
     expect(screen()).toContain('nobody is connected');
   });
+});
+
+it('measures what it draws itself without string-width, whose first call costs as much as a frame', async () => {
+  vi.mocked(stringWidth).mockClear();
+  const { press } = show([bench(2).snapshot()]);
+  await press('?', /HELP/);
+  await press('?', /▸CHANNELS/);
+  await press('/', /type to filter/);
+  expect(vi.mocked(stringWidth).mock.calls).toEqual([]);
 });
 
 it('leaves nobody subscribed when it is taken down', async () => {

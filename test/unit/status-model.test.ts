@@ -104,6 +104,23 @@ describe('channels', () => {
     expect(ids({ sort: 'id' })).toEqual([4, 3, 2, 1]);
   });
 
+  it.each(['rate', 'service', 'age'] as const)('cut short are the first of all by %s', (sort) => {
+    const model = bench();
+    for (let id = 1; id <= 100; id += 1) {
+      model.open(id, { service: `s${(id * 37) % 10}` }).bytesIn = (id * 7919) % 60;
+    }
+    model.after(1000);
+    for (const reverse of [false, true]) {
+      const all = model.snapshot({ sort, reverse }).channels;
+      expect(all).toHaveLength(100);
+      for (const limit of [0, 1, 7, 30, 99, 100, 101]) {
+        const { channels, matching } = model.snapshot({ sort, reverse, limit });
+        expect(channels).toEqual(all.slice(0, limit));
+        expect(matching).toBe(100);
+      }
+    }
+  });
+
   it('keep the last 64 that ended', () => {
     const model = bench();
     for (let id = 1; id <= 100; id += 1) {
@@ -167,6 +184,60 @@ describe('peers', () => {
     expect(model.snapshot().sessions).toEqual([]);
   });
 
+  it('keep their key when their session is another one, and while there is none', () => {
+    const model = bench();
+    const connect = () => {
+      model.sessions.push({
+        peer: PEER,
+        session: {
+          path: { kind: 'iroh-direct', remote: '192.0.2.7:1', rttMs: 3 },
+          stats: () => ({ rttMs: 3, bytesSent: 0, bytesReceived: 0, packetsSent: 0, packetsLost: 0 }),
+        },
+      } as unknown as PeerSession);
+      model.after(1000);
+    };
+    const keys = () => model.snapshot().sessions.map(({ key }) => key);
+    connect();
+    const [key] = keys();
+    connect();
+    expect(keys()).toEqual([key, expect.not.stringMatching(`^${key}$`)]);
+    model.sessions.splice(0, 2);
+    model.after(1000);
+    expect(keys()).toEqual([]);
+    model.model.observe({ event: 'session', peer: PEER as never, state: 'reconnecting', error });
+    expect(keys()).toEqual([key]);
+    model.model.observe({ event: 'session', peer: PEER as never, state: 'connected' });
+    connect();
+    expect(keys()).toEqual([key]);
+  });
+
+  it('that do not answer are shown as reconnecting, with the reason, before the session is given up', () => {
+    const model = bench();
+    const session = {
+      peer: PEER,
+      session: {
+        path: { kind: 'iroh-direct', remote: '192.0.2.7:1', rttMs: 3 },
+        stats: () => ({ rttMs: 3, bytesSent: 0, bytesReceived: 0, packetsSent: 0, packetsLost: 0 }),
+      },
+    } as unknown as PeerSession;
+    model.sessions.push(session);
+    model.after(1000);
+    const told = () => model.snapshot().sessions.map(({ state, error: why }) => [state, why?.message]);
+    model.model.peerSilent(session, 2200);
+    expect(told()).toEqual([['reconnecting', 'no answer for 2 s']]);
+    const since = model.snapshot().sessions[0]?.since ?? '';
+    expect(Date.now() - Date.parse(since)).toBeGreaterThanOrEqual(2200);
+    model.model.peerSilent(session, undefined);
+    expect(told()).toEqual([['connected', undefined]]);
+    // Given up, it has been down for as long.
+    model.model.peerSilent(session, 4500);
+    model.model.observe({ event: 'session', peer: PEER as never, state: 'reconnecting', error });
+    model.sessions.pop();
+    model.after(1000);
+    expect(told()).toEqual([['reconnecting', error.message]]);
+    expect(Date.now() - Date.parse(model.snapshot().sessions[0]?.since ?? '')).toBeGreaterThanOrEqual(4500);
+  });
+
   it('with one show its path, its rates, and what is lost lately', () => {
     const model = bench();
     const stats = { rttMs: 3.25, bytesSent: 0, bytesReceived: 0, packetsSent: 0, packetsLost: 0 };
@@ -203,8 +274,11 @@ describe('events', () => {
   it('alike in a row are one with a count, and five hundred are kept', () => {
     const model = bench();
     const error = (message: string) => model.model.observe({ event: 'error', code: 'REFUSED', message });
-    for (let count = 0; count < 3; count += 1) error('the target refused');
-    expect(model.snapshot().events).toMatchObject([{ level: 'error', count: 3 }]);
+    error('the target refused');
+    const [first] = model.snapshot().events;
+    for (let count = 1; count < 3; count += 1) error('the target refused');
+    // Who looks at it goes on looking at it.
+    expect(model.snapshot().events).toMatchObject([{ level: 'error', count: 3, seq: first?.seq }]);
     for (let count = 0; count < 600; count += 1) error(`number ${count}`);
     const { events } = model.snapshot();
     expect(events).toHaveLength(500);

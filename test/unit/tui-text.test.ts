@@ -111,7 +111,7 @@ describe('figures', () => {
   });
 
   it('of a minute are bars, the newest on the right', () => {
-    expect(sparkline([1, 2, 4, 8, 0], 7)).toBe('  ▂▃▅█ ');
+    expect(sparkline([1, 2, 4, 8, 0], 7)).toBe('  ▁▂▄▇ ');
     expect(sparkline([], 3)).toBe('   ');
   });
 });
