@@ -1,12 +1,14 @@
 // Compiles src to dist. Starts from nothing, so that no file of a deleted source stays behind.
 import { execFileSync } from 'node:child_process';
-import { rmSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc');
+const manifest = `${root}/oclif.manifest.json`;
 rmSync(`${root}/dist`, { recursive: true, force: true });
+rmSync(manifest, { force: true });
 execFileSync(process.execPath, [tsc, '-p', `${root}/tsconfig.json`], { stdio: 'inherit', cwd: root });
 
 // Ink and what it needs are some five hundred modules: as one file they load five times as fast. The
@@ -39,3 +41,9 @@ await build({
   legalComments: 'eof',
   logLevel: 'warning',
 });
+
+// What oclif knows of the commands without loading them all, at every start.
+const { Plugin } = await import('@oclif/core');
+const plugin = new Plugin({ root, type: 'core', ignoreManifest: true, errorOnManifestCreate: true });
+await plugin.load();
+writeFileSync(manifest, `${JSON.stringify(plugin.manifest)}\n`);

@@ -14,6 +14,7 @@ const REQUIRED = [
   'dist/commands/dashboard.js',
   'dist/commands/status.js',
   'dist/tui/dashboard.js',
+  'oclif.manifest.json',
   'docs/dashboard.svg',
   'native/index.js',
   'native/prebuilt/tunnel-native.linux-x64-gnu.node',
