@@ -25,9 +25,9 @@ export class LocalFeed implements StatusFeed {
     });
   }
 
-  /** Takes effect with the next sample; one is not taken for it, since typing a filter asks at every key. */
   ask(query: ChannelQuery): void {
     this.#query = query;
+    this.#model.hasten();
   }
 }
 

@@ -127,6 +127,7 @@ class Client {
         case 'watch':
           this.#query = queryOf(request.query);
           this.#unsubscribe ??= this.#model.subscribe(() => this.#show());
+          this.#model.hasten();
           break;
         case 'reset': {
           const ok = await this.#actions.resetChannel(process.pid, request.channel);

@@ -76,8 +76,8 @@ export class StatusModel {
   #sampledAt: number;
   #movedAt = Number.NEGATIVE_INFINITY;
   #changed = false;
-  /** Until the next sample, as last reckoned. */
-  #restMs = 0;
+  /** What the last sample cost asks for until the next one, whatever happens. */
+  #leastRestMs = 0;
   #timer: NodeJS.Timeout | undefined;
   #closed = false;
   #dueAt = Number.POSITIVE_INFINITY;
@@ -125,14 +125,14 @@ export class StatusModel {
         this.#close(event);
         break;
     }
-    if (this.#listeners.size > 0) this.#hurry();
+    this.hasten();
   }
 
   /** A line for the event log that is no event of the tunnel's. */
   note(text: string, level: 'info' | 'warn' | 'error' = 'info'): void {
     this.#changed = true;
     this.#events.add({ level, text }, new Date());
-    if (this.#listeners.size > 0) this.#hurry();
+    this.hasten();
   }
 
   /** The process has been told to end, and waits for its channels this long. */
@@ -141,10 +141,18 @@ export class StatusModel {
     this.note('stopping: no new connections; open ones may end by themselves');
   }
 
+  /** Tells who looks as soon as the pace allows. */
+  hasten(): void {
+    if (!this.#source || !this.watched) return;
+    const least = Math.max(WATCHED_MS, Math.min(this.#leastRestMs, UNWATCHED_MS));
+    const delayMs = Math.max(0, least - (this.#now() - this.#sampledAt));
+    if (this.#now() + delayMs < this.#dueAt) this.#schedule(delayMs);
+  }
+
   /** Calls back after each sample, at most four times a second. Answers what ends it. */
   subscribe(listener: () => void): () => void {
     this.#listeners.add(listener);
-    this.#hurry();
+    this.hasten();
     return () => this.#listeners.delete(listener);
   }
 
@@ -166,7 +174,7 @@ export class StatusModel {
   peerSilent(session: PeerSession, silentMs: number | undefined): void {
     this.#changed = true;
     this.#sessions.peerSilent(session, silentMs);
-    if (this.#listeners.size > 0) this.#hurry();
+    this.hasten();
   }
 
   resetChannel(id: number): boolean {
@@ -284,14 +292,6 @@ export class StatusModel {
     this.#timer.unref();
   }
 
-  /** News for someone who looks: the next sample as soon as the pace allows. */
-  #hurry(): void {
-    if (!this.#source) return;
-    const least = Math.max(WATCHED_MS, Math.min(this.#restMs, UNWATCHED_MS));
-    const delayMs = Math.max(0, least - (this.#now() - this.#sampledAt));
-    if (this.#now() + delayMs < this.#dueAt) this.#schedule(delayMs);
-  }
-
   #tick(): void {
     const begun = this.#now();
     this.#changed = false;
@@ -302,8 +302,8 @@ export class StatusModel {
       const spentMs = this.#now() - begun;
       const busy = this.#changed || begun - this.#movedAt < BUSY_MS;
       const pace = !this.watched || this.#sessions.waiting ? UNWATCHED_MS : QUIET_MS;
-      this.#restMs = Math.max(this.watched && busy ? WATCHED_MS : pace, spentMs / MAX_SHARE) - spentMs;
-      this.#schedule(this.#restMs);
+      this.#leastRestMs = spentMs / MAX_SHARE - spentMs;
+      this.#schedule(Math.max((this.watched && busy ? WATCHED_MS : pace) - spentMs, this.#leastRestMs));
     });
   }
 }
