@@ -168,11 +168,11 @@ describe('iroh: a relay', { timeout: 60_000 }, () => {
     ]);
     await Promise.all([homeRelays(from, (r) => r.connected), homeRelays(to, (r) => r.connected)]);
     const [dialler, acceptor] = await connect(from, to, url);
-    const text = 'x'.repeat(5 * bytesPerSecond);
+    const text = 'x'.repeat(2 * bytesPerSecond);
     const startedAt = performance.now();
     expect(await echo(dialler, acceptor, text)).toBe(text);
     // Each side sends it once. What the limit lets through at once, a tenth of a second's, is not held back.
-    expect(performance.now() - startedAt).toBeGreaterThan(2 * 4000);
+    expect(performance.now() - startedAt).toBeGreaterThan(2 * 1600);
   });
 
   it('lets in only who is on its list, which can change, and says so to who is not', async () => {

@@ -217,7 +217,7 @@ describe('iroh: what is thrown away', { timeout: 20_000 }, () => {
     const told = await eventually(() => {
       collectGarbage();
       return seen.events.length > 0;
-    });
+    }, 5000);
     if (told) expect(seen.events[0]).toMatch(/^(reset|lost)/);
     expect(seen.events).not.toContain('end');
     await Promise.all([sender.close(), receiver.close()]);

@@ -3,7 +3,6 @@ import { writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { eventually } from '../support/eventually.js';
 import { dial, endOf, listen } from '../support/sockets.js';
 import { NO_TMUX, Terminal, type TerminalOptions } from '../support/terminal.js';
 import { Machine, RUN } from '../support/tunnel-process.js';
@@ -127,13 +126,15 @@ describe.skipIf(NO_TMUX)(`the dashboard of a process${NO_TMUX ? ` (${NO_TMUX})` 
   ])('follows a resize to %i×%i', async (columns, rows) => {
     const { terminal, close } = await forwardOnScreen();
     terminal.resize(columns, rows);
-    const lines = () => terminal.screen().trimEnd().split('\n');
-    const fits = () => lines().length === rows && lines()[0]?.startsWith(' tunnel') === true;
-    const full = await eventually(() => fits() && lines().some((line) => line.length === columns));
-    expect(full, terminal.screen()).toBe(true);
-    expect(lines().at(-1)).toContain('q quit');
-    expect(terminal.screen()).toContain('CHANNELS 0');
-    for (const line of lines()) expect(line.length).toBeLessThanOrEqual(columns);
+    const linesOf = (text: string) => text.trimEnd().split('\n');
+    const screen = await terminal.until((text) => {
+      const lines = linesOf(text);
+      const full = lines.some((line) => line.length === columns);
+      return full && lines.length === rows && lines[0]?.startsWith(' tunnel') === true;
+    });
+    expect(linesOf(screen).at(-1)).toContain('q quit');
+    expect(screen).toContain('CHANNELS 0');
+    for (const line of linesOf(screen)) expect(line.length).toBeLessThanOrEqual(columns);
     await close();
   });
 

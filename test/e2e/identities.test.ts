@@ -4,13 +4,10 @@ import { once } from 'node:events';
 import { chmodSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Machine, RUN } from '../support/tunnel-process.js';
 
 const run = promisify(execFile);
-
-// Many processes a test, each of which takes seconds to start on a busy machine.
-vi.setConfig({ testTimeout: 120_000 });
 
 let machine: Machine;
 

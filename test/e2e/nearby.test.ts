@@ -34,7 +34,7 @@ describe('bad flags', () => {
   });
 });
 
-describe.skipIf(namespacesMissing)('tunnel peers nearby', { timeout: 60_000 }, () => {
+describe.skipIf(namespacesMissing)('tunnel peers nearby', () => {
   let network: Network;
   const machines: Machine[] = [];
 
@@ -49,7 +49,7 @@ describe.skipIf(namespacesMissing)('tunnel peers nearby', { timeout: 60_000 }, (
   afterAll(() => network.dispose());
 
   function machine(): Machine {
-    const made = new Machine({ namespace: network.near.namespace, bind: 'any', eventTimeoutMs: 40_000 });
+    const made = new Machine({ namespace: network.near.namespace, bind: 'any' });
     machines.push(made);
     return made;
   }
@@ -82,7 +82,7 @@ describe.skipIf(namespacesMissing)('tunnel peers nearby', { timeout: 60_000 }, (
     ]);
 
     // The line is the one to run: as soon as the node lets this one in, it works as it is printed.
-    const self = (await looking.run('id')).stdout.trim();
+    const self = await looking.nodeId();
     expect((await named.run('peers', 'allow', self, '--all', '--name', 'eve')).code).toBe(0);
     const [, line] = (nodes[0] as Node).forward.split(' forward ') as [string, string];
     const forward = looking.start('forward', ...line.split(' '));

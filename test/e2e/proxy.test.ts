@@ -1,6 +1,6 @@
 /** A relay behind the HTTP proxy of the environment. */
 import { once } from 'node:events';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { ConnectProxy } from '../support/connect-proxy.js';
 import { eventually } from '../support/eventually.js';
 import { dial, listen } from '../support/sockets.js';
@@ -8,6 +8,8 @@ import { Machine } from '../support/tunnel-process.js';
 
 const machines: Machine[] = [];
 let proxy: ConnectProxy;
+/** One for all: what matters is who asks for it through which proxy. */
+let relays: Machine;
 let relay: string;
 
 function machine(env: Readonly<Record<string, string>> = {}): Machine {
@@ -16,10 +18,16 @@ function machine(env: Readonly<Record<string, string>> = {}): Machine {
   return made;
 }
 
+beforeAll(async () => {
+  relays = new Machine();
+  const process = relays.startAs('relay', '--listen', '127.0.0.1:0', '--json');
+  relay = (await process.event('ready')).url as string;
+});
+
+afterAll(() => relays.dispose());
+
 beforeEach(async () => {
   proxy = await ConnectProxy.start();
-  const process = machine().startAs('relay', '--listen', '127.0.0.1:0', '--json');
-  relay = (await process.event('ready')).url as string;
 });
 
 afterEach(async () => {

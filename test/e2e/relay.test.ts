@@ -71,12 +71,11 @@ describe('tunnel relay', () => {
     const relay = host.startAs('relay', '--listen', '127.0.0.1:0', '--allow-file', file, '--json');
     const { url } = (await relay.event('ready')) as unknown as { url: string };
     const guest = machine();
-    const { stdout } = await guest.run('id');
     // The two have no address family in common, so there is no direct path.
     const expose = guest.startAs('expose', '9', '--bind', '127.0.0.1', '--relay', url, '--json');
     const ticket = (await expose.event('ready')).ticket as string;
     const forward = guest.startAs('forward', ticket, '0:9', '--bind', '::1', '--relay', url, '--json');
-    writeFileSync(file, `${stdout.trim()}   # the guest\n`);
+    writeFileSync(file, `${await guest.nodeId()}   # the guest\n`);
     relay.kill('SIGHUP');
     expect(await forward.event('session', { state: 'connected' })).toMatchObject({ path: 'iroh-relay' });
     writeFileSync(file, 'nonsense\n');
@@ -108,61 +107,58 @@ function freePorts(count: number): number[] {
   return JSON.parse(execFileSync(process.execPath, ['-e', script], { encoding: 'utf8' })) as number[];
 }
 
-describe.skipIf(namespacesMissing)(
-  'two networks with nothing but a relay between them',
-  { timeout: 120_000 },
-  () => {
-    const URL = 'http://10.77.1.1:3340/';
-    let network: Network;
+describe.skipIf(namespacesMissing)('two networks with nothing but a relay between them', () => {
+  const URL = 'http://10.77.1.1:3340/';
+  let network: Network;
 
-    beforeAll(async () => {
-      network = await Network.create();
-      // The router passes nothing on; it is the relay that both can reach.
-      await network.cut();
+  beforeAll(async () => {
+    network = await Network.create();
+    // The router passes nothing on; it is the relay that both can reach.
+    await network.cut();
+  });
+
+  afterAll(() => network.dispose());
+
+  const startRelay = (host: Machine): TunnelProcess =>
+    host.startAs('relay', '--listen', '10.77.1.1:3340', '--json');
+
+  it('carry a tunnel over it, and a transfer goes on when the relay was killed and is back', async () => {
+    const router = machine({ namespace: network.router.namespace });
+    const [far, near] = [network.far, network.near].map(({ namespace }) => machine({ namespace })) as [
+      Machine,
+      Machine,
+    ];
+    const relay = startRelay(router);
+    expect(await relay.event('ready')).toMatchObject({ url: URL });
+    const echo = await network.far.listen((socket) => socket.pipe(socket));
+    const expose = far.startAs('expose', `echo=${echo.port}`, '--relay', URL, '--json');
+    const ticket = (await expose.event('ready')).ticket as string;
+    const forward = near.startAs('forward', ticket, '0:echo', '--relay', URL, '--json');
+    const port = await forward.listeningPort();
+    expect(await forward.event('session', { state: 'connected' })).toMatchObject({ path: 'iroh-relay' });
+
+    const app = await network.near.dial(port);
+    const data = random(24 * MIB);
+    const back: Buffer[] = [];
+    let received = 0;
+    let killed: Promise<unknown> | undefined;
+    app.on('data', (chunk: Buffer) => {
+      back.push(chunk);
+      received += chunk.length;
+      if (received < 4 * MIB || killed) return;
+      relay.kill('SIGKILL');
+      killed = relay.exited.then(() => startRelay(router).event('ready'));
     });
+    app.end(data);
+    await once(app, 'end');
+    await killed;
+    expect(killed, 'the relay was killed in mid-transfer').toBeDefined();
+    expect(sha256(Buffer.concat(back))).toBe(sha256(data));
+    await echo.close();
+  });
+});
 
-    afterAll(() => network.dispose());
-
-    const startRelay = (host: Machine): TunnelProcess =>
-      host.startAs('relay', '--listen', '10.77.1.1:3340', '--json');
-
-    it('carry a tunnel over it, and a transfer goes on when the relay was killed and is back', async () => {
-      const router = machine({ namespace: network.router.namespace });
-      const [far, near] = [network.far, network.near].map(({ namespace }) =>
-        machine({ namespace, eventTimeoutMs: 60_000 }),
-      ) as [Machine, Machine];
-      const relay = startRelay(router);
-      expect(await relay.event('ready')).toMatchObject({ url: URL });
-      const echo = await network.far.listen((socket) => socket.pipe(socket));
-      const expose = far.startAs('expose', `echo=${echo.port}`, '--relay', URL, '--json');
-      const ticket = (await expose.event('ready')).ticket as string;
-      const forward = near.startAs('forward', ticket, '0:echo', '--relay', URL, '--json');
-      const port = await forward.listeningPort();
-      expect(await forward.event('session', { state: 'connected' })).toMatchObject({ path: 'iroh-relay' });
-
-      const app = await network.near.dial(port);
-      const data = random(24 * MIB);
-      const back: Buffer[] = [];
-      let received = 0;
-      let killed: Promise<unknown> | undefined;
-      app.on('data', (chunk: Buffer) => {
-        back.push(chunk);
-        received += chunk.length;
-        if (received < 4 * MIB || killed) return;
-        relay.kill('SIGKILL');
-        killed = relay.exited.then(() => startRelay(router).event('ready'));
-      });
-      app.end(data);
-      await once(app, 'end');
-      await killed;
-      expect(killed, 'the relay was killed in mid-transfer').toBeDefined();
-      expect(sha256(Buffer.concat(back))).toBe(sha256(data));
-      await echo.close();
-    });
-  },
-);
-
-describe.skipIf(namespacesMissing)('one network without internet', { timeout: 60_000 }, () => {
+describe.skipIf(namespacesMissing)('one network without internet', () => {
   let network: Network;
 
   beforeEach(async () => {
@@ -173,9 +169,10 @@ describe.skipIf(namespacesMissing)('one network without internet', { timeout: 60
 
   it('a peer is found by its node ID alone', async () => {
     const echo = await network.near.listen((socket) => socket.pipe(socket));
-    const [there, here] = [0, 1].map(() =>
-      machine({ namespace: network.near.namespace, bind: 'any', eventTimeoutMs: 40_000 }),
-    ) as [Machine, Machine];
+    const [there, here] = [0, 1].map(() => machine({ namespace: network.near.namespace, bind: 'any' })) as [
+      Machine,
+      Machine,
+    ];
     const { ticket, nodeId } = await there.expose(`echo=${echo.port}`);
     const [, token] = /token=(.+)$/.exec(ticket) as RegExpExecArray;
     const bare = `tunnel://${nodeId}?token=${token}`;

@@ -8,8 +8,8 @@ import { dial, listen } from '../support/sockets.js';
 import { Machine, type TunnelProcess } from '../support/tunnel-process.js';
 
 const LINUX = process.platform === 'linux';
-/** Throws where nobody catches it, a while after the program has come up. */
-const CRASH = "data:text/javascript,setTimeout(()=>{throw new Error('crash')},4000)";
+/** Throws where nobody catches it, when something is on stdin. */
+const CRASH = "data:text/javascript,process.stdin.once('data',()=>{throw new Error('crash')})";
 
 let here: Machine;
 let there: Machine;
@@ -172,14 +172,16 @@ describe('secrets', () => {
       if (!path.endsWith('.key')) expectNone(secrets, text, path);
     }
     await close();
-  }, 90_000);
+  });
 
   it('are not in what a crash leaves on the terminal', async () => {
-    const crashing = { env: { NODE_OPTIONS: `--import "${CRASH}"` } };
+    const crashing = { env: { NODE_OPTIONS: `--import "${CRASH}"` }, input: '' };
     const expose = here.startUnder(crashing, 'expose', '8080', '--log-level', 'debug');
     const { ticket } = await expose.event('ready');
     const forward = there.startUnder(crashing, 'forward', ticket as string, '0:8080', '--log-level', 'debug');
-    for (const process of [expose, forward]) {
+    await forward.event('session', { state: 'connected' });
+    for (const process of [forward, expose]) {
+      process.child.stdin?.write('x');
       expect(await process.exited).not.toBe(0);
       expect(process.stderr).toContain('crash');
       expectNone([...tokenForms(ticket as string), ...keyForms(here)], said(process), 'crash output');

@@ -144,7 +144,7 @@ describe('tunnel ticket', () => {
   });
 
   it('loses none of 20 that are made at once', async () => {
-    await here.run('id');
+    await here.nodeId();
     const made = await Promise.all(Array.from({ length: 20 }, (_, index) => create('--name', `n${index}`)));
     const tickets = await list();
     expect(new Set(tickets.map(({ id }) => id))).toEqual(new Set(made.map(({ id }) => id)));
@@ -152,7 +152,7 @@ describe('tunnel ticket', () => {
     expect(readdirSync(join(store(), '..')).filter((name) => name.startsWith('tokens'))).toEqual([
       'tokens.json',
     ]);
-  }, 120_000);
+  });
 });
 
 describe('the ticket store', () => {
@@ -327,7 +327,7 @@ describe('a ticket for one use', () => {
   it('is had by one of two that come at once, stays its own across a restart of the expose, and is nobody else’s', async () => {
     const first = await here.expose(`echo=${port}`, '--no-ticket');
     const { ticket } = await create('--once');
-    await Promise.all([there.run('id'), elsewhere.run('id')]);
+    await Promise.all([there.nodeId(), elsewhere.nodeId()]);
     const racers = [there, elsewhere].map((machine) => machine.start('forward', ticket, '0:echo'));
     const results = await Promise.all(
       racers.map((racer) =>
@@ -351,7 +351,7 @@ describe('a ticket for one use', () => {
     expect(await list()).toMatchObject([
       { state: 'used', redeemedBy: { peer: expect.stringMatching(/^[0-9a-f]{64}$/) } },
     ]);
-  }, 60_000);
+  });
 
   it('of an expose is printed again until it was used, and is another one then', async () => {
     const restart = async (expose: TunnelProcess) => {
@@ -367,7 +367,7 @@ describe('a ticket for one use', () => {
     expect(third.ticket).not.toBe(first.ticket);
     await denied(elsewhere.start('forward', second.ticket, '0:echo'));
     await connected(elsewhere.start('forward', third.ticket, '0:echo'));
-  }, 60_000);
+  });
 });
 
 describe('a ticket that pairs', () => {
@@ -381,7 +381,7 @@ describe('a ticket that pairs', () => {
     await here.run('ticket', 'revoke', id);
     await connected(there.start('forward', addresses, '0:echo'));
     await denied(elsewhere.start('forward', addresses, '0:echo'));
-    const { nodeId } = JSON.parse((await there.run('id', '--json')).stdout);
+    const nodeId = await there.nodeId();
     expect(readFileSync(join(here.home, 'config', 'tunnel', 'peers.toml'), 'utf8')).toContain(nodeId);
     expect(await list()).toMatchObject([{ state: 'revoked', pairedWith: nodeId }]);
   });
@@ -414,7 +414,7 @@ describe('a ticket that is not on the command line', () => {
     const warned = there.start('services', '--ticket-file', path);
     expect(await warned.exited).toBe(0);
     expect(warned.stderr).toContain(`chmod 600 '${path}'`);
-  }, 60_000);
+  });
 
   it.each<[string, string[], string | undefined]>([
     ['stdin', ['forward', '-', '0:x'], '\n'],

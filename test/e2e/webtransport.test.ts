@@ -129,7 +129,7 @@ describe.skipIf(!namespaces)('a network that drops UDP', () => {
       await Promise.all(children.map((child) => child.exitCode ?? child.signalCode ?? once(child, 'exit')));
       ip('netns', 'del', ns);
     }
-  }, 60_000);
+  });
 });
 
 const ECHO_SERVICE = `

@@ -87,6 +87,11 @@ export class Side implements ChannelReceiver {
     }
   }
 
+  /** Resolves once the other side has said that it accepts: OPENED waits a moment for something to go with. */
+  accepted(): Promise<void> {
+    return this.until(({ events }) => events.includes('opened'));
+  }
+
   /** Resolves once the channel is over, with how. */
   async over(): Promise<string> {
     while (!this.channel.isClosed) await new Promise<void>((resolve) => this.#waiting.push(resolve));

@@ -27,7 +27,7 @@ export async function openResources(): Promise<OpenResources> {
 /** Fails when, within `timeoutMs`, anything is still open that was not in `before`. */
 export async function expectNothingLeft(
   before: OpenResources,
-  { timeoutMs = 2000, settle }: LeakOptions = {},
+  { timeoutMs = 10_000, settle }: LeakOptions = {},
 ): Promise<void> {
   let left: Record<string, number> = {};
   const clean = await eventually(async () => {

@@ -4,7 +4,9 @@ import { randomBytes } from 'node:crypto';
 import { eventually } from './eventually.js';
 
 export const NO_TMUX = spawnSync('tmux', ['-V']).error ? 'tmux is not installed' : undefined;
-const TIMEOUT_MS = 15_000;
+const TIMEOUT_MS = 30_000;
+/** Each look at a screen is a process. */
+const LOOK_MS = 40;
 
 export interface TerminalOptions {
   readonly columns?: number;
@@ -50,14 +52,18 @@ export class Terminal {
     return { alternate: alternate === '1', cursor: cursor === '1' };
   }
 
-  /** The screen as soon as it matches. */
-  async until(pattern: RegExp, timeoutMs = TIMEOUT_MS): Promise<string> {
+  /** The screen as soon as it matches, or shows what a function of it says. */
+  async until(sought: RegExp | ((screen: string) => boolean), timeoutMs = TIMEOUT_MS): Promise<string> {
     let screen = '';
-    const found = await eventually(() => {
-      screen = this.screen();
-      return pattern.test(screen);
-    }, timeoutMs);
-    if (!found) throw new Error(`no ${pattern} on the screen:\n${screen}`);
+    const found = await eventually(
+      () => {
+        screen = this.screen();
+        return typeof sought === 'function' ? sought(screen) : sought.test(screen);
+      },
+      timeoutMs,
+      LOOK_MS,
+    );
+    if (!found) throw new Error(`no ${sought} on the screen:\n${screen}`);
     return screen;
   }
 

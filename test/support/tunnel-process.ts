@@ -6,9 +6,11 @@ import { readdir, readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { identityPath, resolvePaths } from '../../src/cli/paths.js';
+import { loadIdentity } from '../../src/session/identity.js';
 
 export const RUN = fileURLToPath(new URL('../../bin/run.js', import.meta.url));
-const EVENT_TIMEOUT_MS = 20_000;
+const EVENT_TIMEOUT_MS = 60_000;
 
 export interface JsonEvent {
   readonly event: string;
@@ -90,6 +92,12 @@ export class Machine {
     return { code, stdout: child.stdout, stderr: child.stderr };
   }
 
+  /** The ID of its default identity, made on first use as `tunnel id` does, without a process for it. */
+  async nodeId(): Promise<string> {
+    const path = identityPath(resolvePaths({ TUNNEL_HOME: this.home }), 'default');
+    return (await loadIdentity(path)).identity.nodeId;
+  }
+
   async expose(...targets: string[]): Promise<{ process: TunnelProcess; ticket: string; nodeId: string }> {
     const process = this.start('expose', ...targets);
     const ready = await process.event('ready');
@@ -111,10 +119,8 @@ export class Machine {
   }
 
   async dispose(): Promise<void> {
-    for (const process of this.#processes) {
-      process.kill('SIGKILL');
-      await process.exited;
-    }
+    for (const process of this.#processes) process.kill('SIGKILL');
+    await Promise.all([...this.#processes].map(({ exited }) => exited));
     rmSync(this.#root, { recursive: true, force: true });
   }
 }

@@ -157,7 +157,7 @@ describe("a channel's credit", () => {
       const pair = await channelPair({ openerReads: false, acceptorReads: false });
       const [sender, receiver] =
         from === 'opener' ? [pair.opener, pair.acceptor] : [pair.acceptor, pair.opener];
-      await ticks();
+      await pair.opener.accepted();
       let held = 0;
       for (let i = 0; i < 64; i += 1) if (!sender.channel.write(Buffer.alloc(64 * KIB))) held += 1;
       await ticks(50);
@@ -173,10 +173,10 @@ describe("a channel's credit", () => {
 
   it('that comes back lets the sender go on by as much, and tells it', async () => {
     const { opener, acceptor, close } = await channelPair({ acceptorReads: false });
-    await ticks();
+    await opener.accepted();
     opener.channel.write(Buffer.alloc(INITIAL_WINDOW_BYTES));
     expect(opener.channel.write(Buffer.alloc(100 * KIB))).toBe(false);
-    await eventually(() => opener.channel.bytesOut === INITIAL_WINDOW_BYTES);
+    await acceptor.until(({ received }) => received === INITIAL_WINDOW_BYTES);
     acceptor.release(INITIAL_WINDOW_BYTES / 4 - 1);
     await ticks();
     expect(opener.channel.bytesOut).toBe(INITIAL_WINDOW_BYTES);
@@ -265,7 +265,7 @@ describe("a channel's credit", () => {
 describe("a channel's window", () => {
   it('stays as it is for a receiver that takes a little at a time from a full buffer', async () => {
     const { opener, acceptor, close } = await channelPair({ acceptorReads: false });
-    await ticks();
+    await opener.accepted();
     opener.channel.write(Buffer.alloc(8 * MIB));
     for (let i = 0; i < 60; i += 1) {
       await ticks(4);
@@ -309,7 +309,7 @@ describe("a channel's window", () => {
   it('grows no further than the budget it shares', async () => {
     const budget = 3 * INITIAL_WINDOW_BYTES;
     const { opener, acceptor, budgets, close } = await channelPair({ acceptorReads: false, budget });
-    await ticks();
+    await opener.accepted();
     opener.channel.write(Buffer.alloc(16 * MIB));
     for (let i = 0; i < 60; i += 1) {
       await ticks(2);
@@ -327,7 +327,7 @@ describe("a channel's window", () => {
   ])('gives back what it took from the budget when the channel is %s', async (_how, end) => {
     const budget = 3 * INITIAL_WINDOW_BYTES;
     const pair = await channelPair({ acceptorReads: false, budget });
-    await ticks();
+    await pair.opener.accepted();
     pair.opener.channel.write(Buffer.alloc(16 * MIB));
     for (let i = 0; i < 60; i += 1) {
       await ticks(2);
@@ -345,7 +345,7 @@ describe("a channel's window", () => {
   it('gives back what it took, once, when the channel ends cleanly', async () => {
     const budget = 3 * INITIAL_WINDOW_BYTES;
     const { opener, acceptor, budgets, close } = await channelPair({ acceptorReads: false, budget });
-    await ticks();
+    await opener.accepted();
     opener.channel.write(Buffer.alloc(4 * MIB));
     opener.channel.end();
     acceptor.channel.end();
@@ -496,7 +496,7 @@ describe('the end of a channel', () => {
 
   it('by abort drops what waited to be sent', async () => {
     const { opener, acceptor, close } = await channelPair({ acceptorReads: false });
-    await ticks();
+    await opener.accepted();
     opener.channel.write(Buffer.alloc(4 * MIB));
     opener.channel.abort(new TunnelError('RESET', 'x'));
     await ticks();
