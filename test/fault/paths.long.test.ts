@@ -272,6 +272,22 @@ describeFaults('paths', { timeout: 180_000 }, () => {
     ).toEqual([]);
   });
 
+  it('after a change of uplink the relay carries it at once, and a direct path is found anew', async () => {
+    await nats('port-restricted', 'port-restricted');
+    await startRelays();
+    const { forward, port, direct } = await connect();
+    await direct();
+    const before = forward.events.length;
+    await transfer(port, 24 * MIB, async (app) => {
+      await app.whenReceived(4 * MIB, EVENT_MS);
+      await topology.changeUplink();
+    });
+    await forward.event('path', { path: 'iroh-direct' }, before);
+    expect(
+      forward.events.filter(({ event, reason }) => event === 'channel.close' && reason !== 'eos'),
+    ).toEqual([]);
+  });
+
   it.each<[NatKind, boolean, string | undefined]>([
     ['none', false, undefined],
     ['port-restricted', false, undefined],

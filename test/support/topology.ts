@@ -6,7 +6,7 @@
  *         10.78.1.3 ─┘                   │   internet   │
  *   neighbour                            ├─ 198.18.0.1 ─┤     two addresses for relays
  *   left  10.78.2.2 ── NAT 198.18.2.2 ───┘  198.18.0.2
- *        (second uplink, down at first)
+ *        (second uplink, port-restricted, down at first)
  *
  * IPv4 alone, until a site is given IPv6: then 2001:db8:78::/64 is the left LAN's and 2001:db8:79::/64 the
  * right one's, with the same last parts, and RELAY_NAME leads to an address of each family.
@@ -118,29 +118,11 @@ export class Site {
     await this.#apply();
   }
 
-  /** All rules anew, and what the router remembers of flows is forgotten with them. */
+  /** All rules anew. Flows that the router remembers keep the ports that they have. */
   async #apply(): Promise<void> {
-    const { lan } = this.#options;
-    const nat = ['*nat', ':PREROUTING ACCEPT [0:0]', ':POSTROUTING ACCEPT [0:0]'];
-    const filter = ['*filter', ':FORWARD ACCEPT [0:0]'];
-    if (this.#udpDropped) filter.push('-A FORWARD -p udp -j DROP');
-    if (this.#nat === 'full-cone') {
-      nat.push(`-A PREROUTING -i wan -p udp -j DNAT --to-destination ${lan}.2`);
-      nat.push('-A POSTROUTING -o wan -j MASQUERADE');
-    } else if (this.#nat !== 'none') {
-      nat.push(
-        `-A POSTROUTING -o wan -p udp -j MASQUERADE${this.#nat === 'symmetric' ? ' --random-fully' : ''}`,
-      );
-      nat.push('-A POSTROUTING -o wan -j MASQUERADE');
-      filter.push('-A FORWARD -i wan -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT');
-      filter.push('-A FORWARD -i wan -j DROP');
-      // A packet that comes too early must not make the router remember a flow that way round.
-      filter.push('-A INPUT -i wan -p udp -j DROP');
-    }
-    const restore = (family: '' | '6', tables: readonly string[]) =>
-      this.router.run(`ip${family}tables-restore`, ['-w'], [...tables, ''].join('\n'));
-    await restore('', [...nat, 'COMMIT', ...filter, 'COMMIT']);
-    await restore('6', [...filter, 'COMMIT']);
+    const dropped = this.#udpDropped ? ['-A FORWARD -p udp -j DROP'] : [];
+    const { nat, filter } = natRules(this.#nat, `${this.#options.lan}.2`);
+    await applyRules(this.router, { nat, filter: [...dropped, ...filter] });
   }
 }
 
@@ -192,23 +174,15 @@ export class Topology {
     await cable(secondUplink, 'wan', internet, 'to-uplink2');
     await internet.run('ip', ['addr', 'add', '198.18.2.1/24', 'dev', 'to-uplink2']);
     await joinLan(secondUplink, 'wan', '198.18.2.2', '198.18.2.1');
-    await secondUplink.run('iptables', [
-      '-w',
-      '-t',
-      'nat',
-      '-A',
-      'POSTROUTING',
-      '-o',
-      'wan',
-      '-j',
-      'MASQUERADE',
-    ]);
+    await applyRules(secondUplink, natRules('port-restricted', '10.78.2.2'));
     await left.host.run('ip', ['link', 'set', 'net1', 'down']);
   }
 
   /** The left host leaves its network and joins the other one: another address, another router, another NAT. */
   async changeUplink(): Promise<void> {
     const { host } = this.left;
+    // A packet from the old address through the new NAT would take the port that the new one is to have.
+    await host.run('ip', ['addr', 'flush', 'dev', 'net0']);
     await host.run('ip', ['link', 'set', 'net0', 'down']);
     await joinLan(host, 'net1', '10.78.2.2', '10.78.2.1');
   }
@@ -233,6 +207,43 @@ export class Topology {
 }
 
 let topologies = 0;
+
+interface Rules {
+  readonly nat: readonly string[];
+  readonly filter: readonly string[];
+}
+
+/** `inside`: whom a full cone sends everything to. */
+function natRules(kind: NatKind, inside: string): Rules {
+  if (kind === 'none') return { nat: [], filter: [] };
+  const masquerade = '-A POSTROUTING -o wan -j MASQUERADE';
+  if (kind === 'full-cone')
+    return {
+      nat: [`-A PREROUTING -i wan -p udp -j DNAT --to-destination ${inside}`, masquerade],
+      filter: [],
+    };
+  return {
+    nat: [
+      `-A POSTROUTING -o wan -p udp -j MASQUERADE${kind === 'symmetric' ? ' --random-fully' : ''}`,
+      masquerade,
+    ],
+    filter: [
+      '-A FORWARD -i wan -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT',
+      '-A FORWARD -i wan -j DROP',
+      // A packet that comes too early must not make the router remember a flow that way round.
+      '-A INPUT -i wan -p udp -j DROP',
+    ],
+  };
+}
+
+async function applyRules(router: Host, { nat, filter }: Rules): Promise<void> {
+  const natTable = ['*nat', ':PREROUTING ACCEPT [0:0]', ':POSTROUTING ACCEPT [0:0]', ...nat, 'COMMIT'];
+  const filterTable = ['*filter', ':FORWARD ACCEPT [0:0]', ...filter, 'COMMIT'];
+  const restore = (program: string, tables: readonly string[]) =>
+    router.run(program, ['-w'], [...tables, ''].join('\n'));
+  await restore('iptables-restore', [...natTable, ...filterTable]);
+  await restore('ip6tables-restore', filterTable);
+}
 
 async function addNamespace(host: Host): Promise<void> {
   await execute('ip', ['netns', 'add', host.namespace]);
