@@ -77,7 +77,7 @@ async function ping(): Promise<void> {
   const made = await connected(number('port'));
   const times: number[] = [];
   let lost = 0;
-  const from = performance.now() + number('warmUpSeconds') * 1000;
+  const from = performance.now() + (options.warmUpSeconds ?? 0) * 1000;
   const until = from + number('seconds') * 1000;
   for (let i = 0; performance.now() < until; i += 1) {
     const sentAt = performance.now();
