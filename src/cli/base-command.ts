@@ -1,10 +1,11 @@
 /** What every command shares: flags, files, output, and the one place where errors become exit codes. */
-import { Command, Errors, Flags } from '@oclif/core';
+
 import { TunnelError, toTunnelError } from '../error.js';
 import { type Identity, loadIdentity } from '../session/identity.js';
 import { redactTicket } from '../session/ticket.js';
 import { EXIT_USAGE, exitCode } from './exit-codes.js';
 import { createLog, LOG_LEVELS, type LogLevel } from './log.js';
+import { Command, Errors, Flags } from './oclif.js';
 import { describeError, jsonOutput, type Output, plainOutput } from './output.js';
 import { identityPath, type Paths, resolvePaths } from './paths.js';
 import { PeerNames } from './peer-names.js';

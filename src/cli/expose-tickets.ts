@@ -1,5 +1,5 @@
 /** Who may connect to an `expose`, as its flags say: the ticket it prints, and all tickets made by hand. */
-import { Flags } from '@oclif/core';
+
 import { TunnelError } from '../error.js';
 import type { Identity } from '../session/identity.js';
 import { errorEvent, type Report } from '../tunnel/events.js';
@@ -10,6 +10,7 @@ import type { Service } from '../tunnel/spec.js';
 import type { TicketRecord } from '../tunnel/ticket-records.js';
 import { TicketRights } from '../tunnel/ticket-rights.js';
 import { TicketStore } from '../tunnel/ticket-store.js';
+import { Flags } from './oclif.js';
 import { type Paths, ticketStorePath } from './paths.js';
 import { parseTtl } from './ticket-flags.js';
 

@@ -1,10 +1,11 @@
 /** The program: runs a command, and is the one place that ends the process. */
-import { Errors, flush, run } from '@oclif/core';
+
 import { TunnelError, toTunnelError } from '../error.js';
 import { reportFatal } from './base-command.js';
 import { endOnFault } from './crash.js';
 import { EXIT_USAGE, exitCode } from './exit-codes.js';
 import { endWithOutput } from './hang-up.js';
+import { Errors, flush, run } from './oclif.js';
 
 export async function main(argv: string[], url: string): Promise<void> {
   endOnFault(argv);

@@ -2,7 +2,6 @@
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { isIP } from 'node:net';
 import { join } from 'node:path';
-import { Flags } from '@oclif/core';
 import { TunnelError } from '../error.js';
 import type { Congestion } from '../session/engines/iroh.js';
 import type { IrohEndpoint } from '../session/engines/iroh-network.js';
@@ -10,6 +9,7 @@ import type { Identity } from '../session/identity.js';
 import { isSocketAddress } from '../session/ticket.js';
 import { formatHostPort } from '../tunnel/spec.js';
 import { extraRoots } from './extra-roots.js';
+import { Flags } from './oclif.js';
 import { settleProxy } from './proxy.js';
 
 export const networkFlags = {

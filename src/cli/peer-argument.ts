@@ -5,8 +5,8 @@
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { createInterface } from 'node:readline';
-import { Flags } from '@oclif/core';
 import { systemCode, TunnelError } from '../error.js';
+import { Flags } from './oclif.js';
 
 /** What stands for stdin on the command line. */
 const STDIN = '-';

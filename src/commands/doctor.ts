@@ -1,4 +1,3 @@
-import { Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import {
   type Check,
@@ -12,6 +11,7 @@ import { parseLocalPort } from '../cli/doctor/system.js';
 import { parseDuration } from '../cli/duration.js';
 import { EXIT_OK } from '../cli/exit-codes.js';
 import { dialFlags } from '../cli/network-flags.js';
+import { Flags } from '../cli/oclif.js';
 import { identityPath } from '../cli/paths.js';
 import { PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { listenForShutdown } from '../cli/shutdown.js';

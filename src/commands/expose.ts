@@ -1,4 +1,3 @@
-import { Args, Flags } from '@oclif/core';
 import { checkAnnouncedName, encodeAnnouncement, withAnnouncedName } from '../cli/announce.js';
 import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
@@ -17,6 +16,7 @@ import {
   statsFlags,
 } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
+import { Args, Flags } from '../cli/oclif.js';
 import { parsePeer } from '../cli/peer.js';
 import { findPeer, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { serve } from '../cli/serve.js';

@@ -1,8 +1,8 @@
-import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { parseDuration } from '../cli/duration.js';
 import { dialFlags, rateFlag, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
+import { Args, Flags } from '../cli/oclif.js';
 import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
 import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { rememberAddresses } from '../cli/remember-addresses.js';

@@ -1,6 +1,6 @@
-import { Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { exportKey, importKey, listIdentities } from '../cli/identities.js';
+import { Flags } from '../cli/oclif.js';
 import { identityPath } from '../cli/paths.js';
 
 export default class Id extends BaseCommand {

@@ -1,6 +1,6 @@
 import { join } from 'node:path';
-import { Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
+import { Flags } from '../cli/oclif.js';
 import { allowedNodes, relayOptions, relayUrl } from '../cli/relay-options.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';

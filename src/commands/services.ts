@@ -1,6 +1,6 @@
-import { Args } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { dialFlags } from '../cli/network-flags.js';
+import { Args } from '../cli/oclif.js';
 import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
 import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { Spinner } from '../cli/spinner.js';

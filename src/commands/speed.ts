@@ -1,9 +1,9 @@
-import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
 import { type DialledOnce, dialOnce } from '../cli/dial-once.js';
 import { parseDuration } from '../cli/duration.js';
 import { parseBitRate } from '../cli/figures.js';
 import { dialFlags } from '../cli/network-flags.js';
+import { Args, Flags } from '../cli/oclif.js';
 import { PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
 import { listenForShutdown } from '../cli/shutdown.js';
 import { SpeedProgress, speedEvent, speedLines } from '../cli/speed-report.js';

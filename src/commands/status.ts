@@ -1,5 +1,5 @@
-import { Flags } from '@oclif/core';
 import { BaseCommand } from '../cli/base-command.js';
+import { Flags } from '../cli/oclif.js';
 import { readStatus } from '../cli/status-client.js';
 import { silentLines, statusJson, statusLines } from '../cli/status-table.js';
 import { canRedraw } from '../cli/terminal.js';

@@ -1,5 +1,5 @@
-import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../../cli/base-command.js';
+import { Args, Flags } from '../../cli/oclif.js';
 import { parsePeer } from '../../cli/peer.js';
 import { peerArgument } from '../../cli/peer-argument.js';
 import { peerJson, peerLines } from '../../cli/peer-lines.js';

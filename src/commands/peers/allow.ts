@@ -1,6 +1,6 @@
-import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../../cli/base-command.js';
 import { parseDuration } from '../../cli/duration.js';
+import { Args, Flags } from '../../cli/oclif.js';
 import { peerJson, rightsText } from '../../cli/peer-lines.js';
 import { peersFile } from '../../cli/peer-names.js';
 import { parseServiceRights } from '../../cli/peer-rights.js';

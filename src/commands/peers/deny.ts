@@ -1,5 +1,5 @@
-import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../../cli/base-command.js';
+import { Args, Flags } from '../../cli/oclif.js';
 import { peerJson, rightsText } from '../../cli/peer-lines.js';
 import { peersFile } from '../../cli/peer-names.js';
 import { parseServiceRights } from '../../cli/peer-rights.js';

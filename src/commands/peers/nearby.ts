@@ -1,9 +1,9 @@
-import { Flags } from '@oclif/core';
 import { type AnnouncedNode, announcedNodes } from '../../cli/announce.js';
 import { BaseCommand } from '../../cli/base-command.js';
 import { parseDuration } from '../../cli/duration.js';
 import { plainForwardLine } from '../../cli/expose-banner.js';
 import { bindEndpoint, lanOff } from '../../cli/network-flags.js';
+import { Flags } from '../../cli/oclif.js';
 import { loadNames, peersFile } from '../../cli/peer-names.js';
 import { listenForShutdown } from '../../cli/shutdown.js';
 import { Spinner } from '../../cli/spinner.js';

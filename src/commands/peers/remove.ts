@@ -1,5 +1,5 @@
-import { Args } from '@oclif/core';
 import { BaseCommand } from '../../cli/base-command.js';
+import { Args } from '../../cli/oclif.js';
 import { peersFile, requirePeer } from '../../cli/peer-names.js';
 
 export default class PeersRemove extends BaseCommand {

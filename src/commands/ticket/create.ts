@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
-import { Flags } from '@oclif/core';
 import { BaseCommand } from '../../cli/base-command.js';
 import { forwardLine } from '../../cli/expose-banner.js';
+import { Flags } from '../../cli/oclif.js';
 import { ticketStorePath } from '../../cli/paths.js';
 import { runningExpose } from '../../cli/running-expose.js';
 import { parseServices, parseTtl } from '../../cli/ticket-flags.js';

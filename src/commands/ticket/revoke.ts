@@ -1,5 +1,5 @@
-import { Args, Flags } from '@oclif/core';
 import { BaseCommand } from '../../cli/base-command.js';
+import { Args, Flags } from '../../cli/oclif.js';
 import { ticketStorePath } from '../../cli/paths.js';
 import { TunnelError } from '../../error.js';
 import type { TicketRecord } from '../../tunnel/ticket-records.js';
