@@ -65,7 +65,7 @@ export function checkLan(tried: readonly (readonly [address: string, error: Prob
 }
 
 /** With these the engine asks by IPv6. */
-const NO_ROUTE: ReadonlySet<ProbeError> = new Set(['ENETUNREACH', 'EHOSTUNREACH', 'ENODEV']);
+const NO_ROUTE: ReadonlySet<ProbeError> = new Set(['ENETUNREACH', 'EHOSTUNREACH', 'EADDRNOTAVAIL', 'ENODEV']);
 
 export interface MdnsFindings {
   readonly startError: string | undefined;
