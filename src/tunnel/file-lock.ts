@@ -6,7 +6,7 @@
  * moment at which two could take the same one.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdir, open, readdir, readlink, rmdir, stat, unlink } from 'node:fs/promises';
+import { mkdir, open, readdir, readlink, rmdir, stat, unlink, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { systemCode, TunnelError } from '../error.js';
 import { isAlive, startTime } from './process-start.js';
@@ -15,6 +15,8 @@ import { wait } from './wait.js';
 /** The work under a lock takes milliseconds. Who has not ended after so long is stopped, or of a machine that is gone. */
 const STALE_MS = 10_000;
 const GIVE_UP_MS = 20_000;
+/** So often does one that waits say that it is there. */
+const RENEW_MS = 1_000;
 const POLL_MS = 4;
 
 interface Entry {
@@ -50,19 +52,39 @@ export async function withFileLock<T>(
 }
 
 async function locked<T>(path: string, work: (stillMine: () => Promise<boolean>) => Promise<T>): Promise<T> {
+  const giveUpAt = performance.now() + GIVE_UP_MS;
+  for (;;) {
+    const done = await contend(path, giveUpAt, work);
+    if (done !== undefined) return done.result;
+  }
+}
+
+/** Answers undefined when others took this process for dead before its turn came: to be tried again. */
+async function contend<T>(
+  path: string,
+  giveUpAt: number,
+  work: (stillMine: () => Promise<boolean>) => Promise<T>,
+): Promise<{ readonly result: T } | undefined> {
   const folder = `${path}.lock`;
   const suffix = `${process.pid}.${await startTime(process.pid)}.${await pidNamespace()}.${randomBytes(6).toString('hex')}`;
   const choosing = join(folder, `c.${suffix}`);
   let held: string | undefined;
   try {
     await enter(folder, choosing);
-    const number = 1 + Math.max(0, ...(await entries(folder)).map((entry) => entry.number ?? 0));
-    held = join(folder, `${number}.${suffix}`);
-    await touch(held);
-    await unlink(choosing);
-    await turn(path, folder, number, suffix);
+    let number: number;
+    try {
+      number = 1 + Math.max(0, ...(await entries(folder)).map((entry) => entry.number ?? 0));
+      held = join(folder, `${number}.${suffix}`);
+      await touch(held);
+      // Gone already: somebody did not wait for this choice.
+      await unlink(choosing);
+      await turn(path, folder, number, suffix, giveUpAt);
+    } catch (error) {
+      if (systemCode(error) === 'ENOENT') return undefined;
+      throw error;
+    }
     const own = held;
-    return await work(async () => (await stat(own).catch(() => undefined)) !== undefined);
+    return { result: await work(async () => (await stat(own).catch(() => undefined)) !== undefined) };
   } finally {
     await unlink(choosing).catch(() => undefined);
     if (held !== undefined) await unlink(held).catch(() => undefined);
@@ -74,8 +96,9 @@ async function locked<T>(path: string, work: (stillMine: () => Promise<boolean>)
 /** Who leaves last removes the folder: it is made again then. */
 async function enter(folder: string, choosing: string): Promise<void> {
   for (let tries = 0; ; tries += 1) {
-    await mkdir(folder, { recursive: true, mode: 0o700 });
     try {
+      // That, too, fails when the folder goes while it looks at it.
+      await mkdir(folder, { recursive: true, mode: 0o700 });
       return await touch(choosing);
     } catch (error) {
       if (systemCode(error) !== 'ENOENT' || tries > 100) throw error;
@@ -83,10 +106,17 @@ async function enter(folder: string, choosing: string): Promise<void> {
   }
 }
 
-/** Returns when it is the turn of `number`. */
-async function turn(path: string, folder: string, number: number, suffix: string): Promise<void> {
+/** Returns when it is the turn of `number`. Throws ENOENT when the entry of this process is gone. */
+async function turn(
+  path: string,
+  folder: string,
+  number: number,
+  suffix: string,
+  giveUpAt: number,
+): Promise<void> {
   const id = suffix.slice(suffix.lastIndexOf('.') + 1);
-  const giveUpAt = performance.now() + GIVE_UP_MS;
+  const renew = () => utimes(join(folder, `${number}.${suffix}`), new Date(), new Date());
+  let renewAt = performance.now() + RENEW_MS;
   // Who chose while this one did may get a number below its own: first they are all to have one.
   let choosers: ReadonlySet<string> | undefined;
   for (;;) {
@@ -100,13 +130,16 @@ async function turn(path: string, folder: string, number: number, suffix: string
     if (choosers === undefined || choosers.size > 0) {
       choosers = new Set(living.map((entry) => entry.id));
       if (choosers.size === 0) continue;
-    } else if (living.length === 0) return;
+    } else if (living.length === 0) return renew();
     if (performance.now() > giveUpAt) {
       throw new TunnelError('OS_RESOURCE', `${path} is being written by the process ${living[0]?.pid}`, {
         hint: 'run the command again; if that process hangs, end it',
       });
     }
     await wait(POLL_MS * (1 + Math.random()));
+    if (performance.now() < renewAt) continue;
+    await renew();
+    renewAt = performance.now() + RENEW_MS;
   }
 }
 

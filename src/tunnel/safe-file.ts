@@ -122,6 +122,10 @@ async function replace(path: string, text: string, stillMine: () => Promise<bool
     }
     if (!(await stillMine())) return false;
     await rename(temporary, path);
+  } catch (error) {
+    // Lost at the last moment: whoever has the lock now has cleared what it took for left.
+    if (systemCode(error) === 'ENOENT' && !(await stillMine())) return false;
+    throw error;
   } finally {
     await unlink(temporary).catch(() => undefined);
   }

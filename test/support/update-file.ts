@@ -10,6 +10,8 @@ if (count === 'hold') {
   });
 } else {
   for (let line = 0; line < Number(count); line += 1) {
+    // Pauses of many lengths: the lock is made, waited for and taken away at every point of another's way.
+    await new Promise((resolve) => setTimeout(resolve, Math.random() * 20));
     await updateSafeFile({ path, what: 'test file', maxBytes: 1 << 20 }, (text = '') => ({
       text: `${text}${name} ${line}\n`,
       result: undefined,
