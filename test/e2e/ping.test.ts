@@ -90,10 +90,8 @@ describe('tunnel ping', () => {
     const { process: expose, ticket } = await far.expose('8080');
     expose.kill('SIGKILL');
     await expose.exited;
-    const startedAt = performance.now();
     const ping = near.start('ping', ticket, '--timeout', '1500ms');
     expect(await ping.exited).toBe(69);
-    expect(performance.now() - startedAt).toBeLessThan(8000);
     expect(ping.events).toHaveLength(1);
     expect(ping.events[0]).toMatchObject({ event: 'error', code: 'UNREACHABLE', hint: expect.any(String) });
   });

@@ -5,6 +5,7 @@ import { chmodSync, existsSync, readFileSync, statSync, symlinkSync, writeFileSy
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { AT_ONCE_MS } from '../support/at-once.js';
 import { eventually } from '../support/eventually.js';
 import { dial, endOf as ending, listen } from '../support/sockets.js';
 import { type JsonEvent, Machine, type TunnelProcess } from '../support/tunnel-process.js';
@@ -137,7 +138,7 @@ describe('the peers book', () => {
     writeFileSync(book(), text);
     const { how, afterMs } = await ended;
     expect(how).toBe('reset');
-    expect(afterMs).toBeLessThan(1000);
+    expect(afterMs).toBeLessThan(AT_ONCE_MS);
     await expose.event('error', { code: 'DENIED' });
     expect(await says(other, 'y')).toBe('y');
     // New ones are refused, and the session with what is left goes on.
@@ -205,7 +206,7 @@ describe('the peers book', () => {
     writeFileSync(book(), expiring);
     expect((await endOf(socket, 0)).how).toBe('reset');
     expect(Date.now() - until).toBeGreaterThanOrEqual(0);
-    expect(Date.now() - until).toBeLessThan(1000);
+    expect(Date.now() - until).toBeLessThan(AT_ONCE_MS);
     expect(await forward.exited).toBe(77);
   });
 

@@ -67,5 +67,5 @@ async function works130(one: Rig): Promise<void> {
   const askedAt = performance.now();
   one.forward.kill('SIGINT');
   expect(await one.forward.exited).toBe(130);
-  expect(performance.now() - askedAt).toBeLessThan(2_000);
+  expect(performance.now() - askedAt).toBeLessThan(8_000);
 }

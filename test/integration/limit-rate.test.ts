@@ -5,6 +5,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import type { TunnelEvent } from '../../src/tunnel/events.js';
 import { Forward } from '../../src/tunnel/forward.js';
 import { Rates } from '../../src/tunnel/rates.js';
+import { AT_ONCE_MS } from '../support/at-once.js';
 import { eventually } from '../support/eventually.js';
 import { checkLeaks } from '../support/leaks.js';
 import { MemoryNetwork } from '../support/memory-network.js';
@@ -95,7 +96,7 @@ describe.each([
     const startedAt = performance.now();
     app.resetAndDestroy();
     expect(await ending).toBe('reset');
-    expect(performance.now() - startedAt).toBeLessThan(1000);
+    expect(performance.now() - startedAt).toBeLessThan(AT_ONCE_MS);
   });
 
   it('a byte beside a bulk transfer does not wait for it', async () => {
@@ -108,8 +109,8 @@ describe.each([
     const app = await dial(port);
     await roundTrips(app, 5);
     const times = await roundTrips(app, 100);
-    // The slowest twentieth is the machine's.
-    expect(times[5]).toBeLessThan(50);
+    // Behind what waits of the bulk they would all be seconds.
+    expect(times[50]).toBeLessThan(500);
     app.destroy();
     bulk.resetAndDestroy();
     await ended;

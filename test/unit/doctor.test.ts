@@ -419,10 +419,8 @@ describe('the network', () => {
     const server = createSocket('udp4').bind(0, '127.0.0.1');
     await once(server, 'listening');
     const servers = [`127.0.0.1:${server.address().port}`];
-    const startedAt = performance.now();
     const silent = await lookUp('relay.example.org', { timeoutMs: 300, servers });
     expect(silent).toMatchObject({ addresses: [], error: 'no answer within 0.3 s' });
-    expect(performance.now() - startedAt).toBeLessThan(2000);
     // The question with one answer (A, 192.0.2.9) or none: 0x8180, and the name pointed to.
     server.on('message', (question, { port, address }) => {
       const isA = question.readUInt16BE(question.length - 4) === 1;
