@@ -18,7 +18,14 @@ fn main() {
     println!("cargo:rustc-env=TUNNEL_NATIVE_IROH={}", iroh_version(&root));
     let target = env::var("TARGET").expect("cargo sets it");
     println!("cargo:rustc-env=TUNNEL_NATIVE_TARGET={target}");
-    for path in ["src", "build.rs", "patch.js", "Cargo.toml", "Cargo.lock"] {
+    for path in [
+        "src",
+        "patches",
+        "build.rs",
+        "patch.js",
+        "Cargo.toml",
+        "Cargo.lock",
+    ] {
         println!("cargo:rerun-if-changed={path}");
     }
 }
@@ -29,6 +36,7 @@ fn source_hash(root: &Path) -> String {
         .map(String::from)
         .to_vec();
     collect(root, "src", &mut names);
+    collect(root, "patches", &mut names);
     names.sort();
     let mut hash = Sha256::new();
     for name in names {
@@ -47,8 +55,8 @@ fn source_hash(root: &Path) -> String {
 }
 
 fn collect(root: &Path, folder: &str, names: &mut Vec<String>) {
-    for entry in fs::read_dir(root.join(folder)).expect("src is a folder") {
-        let entry = entry.expect("src is readable");
+    for entry in fs::read_dir(root.join(folder)).expect("it is a folder") {
+        let entry = entry.expect("it is readable");
         let name = format!(
             "{folder}/{}",
             entry.file_name().to_str().expect("UTF-8 names")

@@ -1,59 +1,179 @@
 /**
- * What this crate changes in the crates it is built from: published sources with one line replaced, made
- * anew on every machine that builds, never stored here. `Cargo.toml` points at what this writes.
+ * What this crate changes in the crates it is built from: published sources with a few lines replaced and
+ * the files of `patches/` added, made anew on every machine that builds, never stored here. `Cargo.toml`
+ * points at what this writes.
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { homedir, tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/**
- * iroh 1.4.1 drops a transmit of up to 20 datagrams whenever the socket says "not now", and tokio makes it
- * say so to a task that has handled 128 things in one go: a connection with that many packets to read drops
- * its own acknowledgements. So the connection's driver is polled outside tokio's budget; what bounds a turn
- * is noq's own limit. To be deleted when iroh waits instead of dropping, or noq polls its driver this way.
- */
-const PATCH = {
-  crate: 'noq',
-  version: '1.4.0',
-  checksum: '6249a065adc1edbc1704a95436f38dd60476064dbc3b7c47cf279e02d1590eb5',
-  file: 'src/connection.rs',
-  from: 'if let Err(e) = driver.await {',
-  to: 'if let Err(e) = tokio::task::unconstrained(driver).await {',
-};
+/** `added` is by path in the crate, from a file of `patches/`; what is replaced must be there exactly once. */
+const PATCHES = [
+  {
+    crate: 'noq',
+    version: '1.4.0',
+    checksum: '6249a065adc1edbc1704a95436f38dd60476064dbc3b7c47cf279e02d1590eb5',
+    added: { 'src/connection/together.rs': 'together.rs' },
+    replaced: [
+      /**
+       * iroh 1.4.1 drops a transmit of up to 20 datagrams whenever the socket says "not now", and tokio makes
+       * it say so to a task that has handled 128 things in one go: a connection with that many packets to read
+       * drops its own acknowledgements. So the connection's driver is polled outside tokio's budget; what
+       * bounds a turn is noq's own limit. To be deleted when iroh waits instead of dropping, or noq polls its
+       * driver this way.
+       */
+      [
+        'src/connection.rs',
+        'if let Err(e) = driver.await {',
+        'if let Err(e) = tokio::task::unconstrained(driver).await {',
+      ],
+      // The rest is what `together.rs` needs.
+      ['src/lib.rs', 'pub use crate::connection::{', 'pub use crate::connection::{\n    together,'],
+      [
+        'src/connection.rs',
+        '/// In-progress connection attempt future',
+        'mod together;\npub use together::together;\n\n/// In-progress connection attempt future',
+      ],
+      [
+        'src/connection.rs',
+        'Arc::new(Arc::new(ConnectionInner {',
+        'Arc::new(Arc::new_cyclic(|me| ConnectionInner {\n            me: me.clone(),',
+      ],
+      [
+        'src/connection.rs',
+        '    state: Mutex<State>,\n',
+        '    state: Mutex<State>,\n    me: Weak<ConnectionInner>,\n',
+      ],
+      ['src/connection.rs', 'wake: true,\n', 'wake: true,\n            owner: self,\n'],
+      [
+        'src/connection.rs',
+        'guard: self.state.lock(purpose),\n            wake: false,\n',
+        'guard: self.state.lock(purpose),\n            wake: false,\n            owner: self,\n',
+      ],
+      ['src/connection.rs', '    wake: bool,\n', "    wake: bool,\n    owner: &'a ConnectionInner,\n"],
+      ['src/connection.rs', 'if self.wake {', 'if self.wake && !self.owner.is_gathered(&self.guard) {'],
+      [
+        'src/mutex.rs',
+        'guard: self.inner.lock().unwrap(),\n            }\n        }\n',
+        `guard: self.inner.lock().unwrap(),
+            }
+        }
 
-const { crate, version, checksum, file, from, to } = PATCH;
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            Some(MutexGuard {
+                guard: self.inner.try_lock().ok()?,
+            })
+        }
+`,
+      ],
+      [
+        'src/send_stream.rs',
+        '    fn execute_poll<F, R>(',
+        `    /// Whether the connection has nothing to do.
+    pub fn is_quiet(&self) -> bool {
+        self.conn.is_quiet()
+    }
+
+    fn execute_poll<F, R>(`,
+      ],
+    ],
+  },
+  {
+    crate: 'netwatch',
+    version: '0.19.3',
+    checksum: '39da9cad5f23aa43401f09497d3b280e51b5feba115d9ffbf38ca35d6ff95e96',
+    added: { 'src/read_registered.rs': 'read_registered.rs' },
+    replaced: [
+      [
+        'src/lib.rs',
+        '#[cfg(not(wasm_browser))]\nmod udp;',
+        `#[cfg(unix)]
+mod read_registered;
+#[cfg(windows)]
+mod read_registered {
+    pub(crate) use tokio::net::UdpSocket;
+}
+// As for every crate that is not a path's.
+#[allow(deprecated)]
+#[cfg(not(wasm_browser))]
+mod udp;`,
+      ],
+      ['src/udp.rs', 'socket: tokio::net::UdpSocket,', 'socket: crate::read_registered::UdpSocket,'],
+      [
+        'src/udp.rs',
+        'io::Result<(&tokio::net::UdpSocket, &noq_udp',
+        'io::Result<(&crate::read_registered::UdpSocket, &noq_udp',
+      ],
+      [
+        'src/udp.rs',
+        'tokio::net::UdpSocket::from_std(socket)?',
+        'crate::read_registered::UdpSocket::from_std(socket)?',
+      ],
+      [
+        'src/udp.rs',
+        'Option<(tokio::net::UdpSocket, noq_udp',
+        'Option<(crate::read_registered::UdpSocket, noq_udp',
+      ],
+    ],
+  },
+];
+
 const root = fileURLToPath(new URL('./', import.meta.url));
-const name = `${crate}-${version}`;
 const folder = join(root, 'target', 'patched');
-const made = join(folder, crate);
-/** Which patch the folder was made with. */
-const stamp = join(made, '.patched');
-const id = createHash('sha256').update(JSON.stringify(PATCH)).digest('hex');
 
 /** Answers at once where the sources are there already. Throws with one sentence that says what failed. */
 export function patchCrates() {
-  if (existsSync(stamp) && readFileSync(stamp, 'utf8') === id) return;
-  const archive = published() ?? download();
+  for (const patch of PATCHES) patchCrate(patch);
+}
+
+function patchCrate(patch) {
+  const { crate, version, checksum, added, replaced } = patch;
+  const name = `${crate}-${version}`;
+  const made = join(folder, crate);
+  const additions = Object.entries(added).map(([path, from]) => [path, join(root, 'patches', from)]);
+  const id = createHash('sha256').update(JSON.stringify(patch));
+  for (const [, from] of additions) id.update(readFileSync(from));
+  /** Which patch the folder was made with. */
+  const stamp = id.digest('hex');
+  if (existsSync(join(made, '.patched')) && readFileSync(join(made, '.patched'), 'utf8') === stamp) return;
+  const archive = published(name) ?? download(crate, version);
   if (createHash('sha256').update(readFileSync(archive)).digest('hex') !== checksum) {
     throw new Error(`${name}.crate is not the one that was published: its SHA-256 differs`);
   }
   const fresh = join(folder, `new-${process.pid}`);
   mkdirSync(fresh, { recursive: true });
   run('tar', ['xzf', archive, '-C', fresh]);
-  const source = join(fresh, name, file);
-  const parts = readFileSync(source, 'utf8').split(from);
-  if (parts.length !== 2) throw new Error(`${name}: ${file} has ${parts.length - 1} places to change, not 1`);
-  writeFileSync(source, parts.join(to));
-  writeFileSync(join(fresh, name, '.patched'), id);
+  for (const [file, from, to] of replaced) {
+    const source = join(fresh, name, file);
+    const parts = readFileSync(source, 'utf8').split(from);
+    if (parts.length !== 2) {
+      throw new Error(`${name}: ${file} has ${parts.length - 1} places to change, not 1: ${from}`);
+    }
+    writeFileSync(source, parts.join(to));
+  }
+  for (const [path, from] of additions) {
+    mkdirSync(dirname(join(fresh, name, path)), { recursive: true });
+    copyFileSync(from, join(fresh, name, path));
+  }
+  writeFileSync(join(fresh, name, '.patched'), stamp);
   rmSync(made, { recursive: true, force: true });
   renameSync(join(fresh, name), made);
   rmSync(fresh, { recursive: true });
 }
 
-function published() {
+function published(name) {
   const cache = join(process.env.CARGO_HOME ?? join(homedir(), '.cargo'), 'registry', 'cache');
   if (!existsSync(cache)) return undefined;
   return readdirSync(cache)
@@ -62,10 +182,10 @@ function published() {
 }
 
 /** `cargo info` fetches the one crate that it is asked about. Elsewhere, so that it minds no manifest of ours. */
-function download() {
+function download(crate, version) {
   run('cargo', ['info', '--quiet', '--registry', 'crates-io', `${crate}@${version}`], { cwd: tmpdir() });
-  const archive = published();
-  if (archive === undefined) throw new Error(`cargo did not download ${name}`);
+  const archive = published(`${crate}-${version}`);
+  if (archive === undefined) throw new Error(`cargo did not download ${crate}-${version}`);
   return archive;
 }
 

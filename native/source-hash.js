@@ -9,9 +9,8 @@ import { fileURLToPath } from 'node:url';
 const root = new URL('./', import.meta.url);
 
 export function sourceHash() {
-  const names = readdirSync(new URL('src/', root), { recursive: true, withFileTypes: true })
-    .filter((entry) => entry.isFile())
-    .map((entry) => relative(entry))
+  const names = ['src', 'patches']
+    .flatMap((folder) => filesIn(folder))
     .concat('build.rs', 'patch.js', 'Cargo.toml', 'Cargo.lock')
     .sort((a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b)));
   const hash = createHash('sha256');
@@ -23,9 +22,15 @@ export function sourceHash() {
   return hash.digest('hex');
 }
 
+function filesIn(folder) {
+  return readdirSync(new URL(`${folder}/`, root), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(folder, entry));
+}
+
 /** With `/` on every system. Node before 20.12 calls the folder of an entry `path`. */
-function relative(entry) {
+function relative(top, entry) {
   const folder = (entry.parentPath ?? entry.path).replaceAll('\\', '/');
-  const src = fileURLToPath(new URL('src', root)).replaceAll('\\', '/');
-  return `src${folder.slice(src.length)}/${entry.name}`.replace('src//', 'src/');
+  const start = fileURLToPath(new URL(top, root)).replaceAll('\\', '/');
+  return `${top}${folder.slice(start.length)}/${entry.name}`.replace(`${top}//`, `${top}/`);
 }

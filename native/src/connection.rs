@@ -36,7 +36,7 @@ use crate::{
     gate::Origin,
     js::{self, Arg},
     lock,
-    outbox::{Job, Outbox},
+    outbox::{Job, LITTLE, Outbox},
     path::{PathChange, PathInfo, PathNotice},
     promise::{self, Promise},
     queue::{Event, Queue},
@@ -448,7 +448,13 @@ impl Link {
         let fitting = fitting.count();
         datagrams.truncate(fitting);
         // Also with nothing left to send: this is what notices a lost connection.
-        Ok(conn.send_many_datagrams(&datagrams)?)
+        let send = || conn.send_many_datagrams(&datagrams);
+        let size: usize = datagrams.iter().map(Bytes::len).sum();
+        Ok(if size <= LITTLE {
+            noq::together(send)?
+        } else {
+            send()?
+        })
     }
 
     pub fn close(&self, code: iroh::endpoint::VarInt, reason: String) {

@@ -98,7 +98,7 @@ struct Ipv6Queries {
 }
 
 impl Ipv6Queries {
-    /// iroh's asks every 700 ms unless somebody did; its questions, which nobody hears, would make it miss these.
+    /// Less than the 700 ms of iroh's, which is deaf to these questions for a moment after each of its own.
     const CADENCE: Duration = Duration::from_millis(500);
 
     /// To be called when the addresses have changed.

@@ -4,6 +4,9 @@
 //! JavaScript thread that wrote and read by itself would wait for it again and again, a system call or two
 //! each time. So it only leaves word here, and what needs the lock is done where the connections' drivers
 //! run, between two of their turns: the writes of many streams in one go, and in one packet where they fit.
+//!
+//! But where the engine has nothing to do, waking its thread takes longer than a packet. What is little is
+//! then made and sent by the thread that has it (`do_here`).
 
 use std::{
     sync::{Arc, Mutex},
@@ -24,6 +27,16 @@ use crate::{
 /// meanwhile (see `recv.rs`), long enough to cost nothing.
 const TICK: Duration = Duration::from_millis(20);
 
+/// So many bytes are a few packets, which are made before another thread is awake.
+pub const LITTLE: usize = 4096;
+
+/// Where jobs come closer behind each other than this, on average, they are left to the engine's thread: many
+/// are better done in one go and beside the thread that has them.
+const CLOSE: Duration = Duration::from_micros(250);
+
+/// A longer pause says no more than this one.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// How long what nobody waits for may wait for company.
 const LATE: Duration = Duration::from_millis(5);
 
@@ -38,6 +51,22 @@ pub enum Job {
 pub struct Outbox {
     jobs: Mutex<Jobs>,
     wake: Notify,
+    /// Of `do_here`.
+    scratch: Mutex<Scratch>,
+}
+
+fn do_all(work: &mut Vec<Job>, scratch: &mut Scratch, left: &mut Vec<Arc<RecvHalf>>) {
+    for job in work.drain(..) {
+        match job {
+            Job::Send(half) => half.flush(),
+            Job::Receive(half) => {
+                if half.fill(scratch) {
+                    left.push(half);
+                }
+            }
+            Job::Spare(link) => link.fill_spare(),
+        }
+    }
 }
 
 /// Whether it looks at what waits without being woken.
@@ -50,9 +79,26 @@ enum Thread {
 #[derive(Default)]
 struct Jobs {
     waiting: Vec<Job>,
+    /// What `do_here` found to be looked at from time to time.
+    left: Vec<Arc<RecvHalf>>,
+    /// When `do_here` was called.
+    last: Option<Instant>,
+    /// From one such time to the next, on average.
+    gap: Duration,
     /// Nothing is looked at before a wake-up.
     asleep: bool,
     finished: bool,
+}
+
+impl Jobs {
+    /// One more is to be done at `now`.
+    fn are_close(&mut self, now: Instant) -> bool {
+        let last = self.last.replace(now);
+        let gap = last.map_or(PAUSE, |last| (now - last).min(PAUSE));
+        let before = last.map_or(PAUSE, |_| self.gap);
+        self.gap = (before * 7 + gap) / 8;
+        self.gap < CLOSE || gap < CLOSE / 2
+    }
 }
 
 impl Outbox {
@@ -66,6 +112,27 @@ impl Outbox {
     /// Has `job` done at once.
     pub fn push(&self, job: Job) {
         if self.add(job).is_some() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Does `job` on this thread, with what waits for company, or has it done where there are many.
+    pub fn do_here(&self, job: Job) {
+        let mut work = {
+            let mut jobs = lock(&self.jobs);
+            if jobs.are_close(Instant::now()) || jobs.finished {
+                drop(jobs);
+                return self.push(job);
+            }
+            std::mem::take(&mut jobs.waiting)
+        };
+        work.push(job);
+        let mut left = Vec::new();
+        noq::together(|| {
+            do_all(&mut work, &mut lock(&self.scratch), &mut left);
+        });
+        if !left.is_empty() {
+            lock(&self.jobs).left.append(&mut left);
             self.wake.notify_one();
         }
     }
@@ -128,18 +195,9 @@ impl Outbox {
                 }
                 jobs.asleep = false;
                 std::mem::swap(&mut work, &mut jobs.waiting);
+                left.append(&mut jobs.left);
             }
-            for job in work.drain(..) {
-                match job {
-                    Job::Send(half) => half.flush(),
-                    Job::Receive(half) => {
-                        if half.fill(&mut scratch) {
-                            left.push(half);
-                        }
-                    }
-                    Job::Spare(link) => link.fill_spare(),
-                }
-            }
+            do_all(&mut work, &mut scratch, &mut left);
             if !lock(&self.jobs).waiting.is_empty() {
                 // The drivers are on this thread too, and what was done is of no use before their turn.
                 tokio::task::yield_now().await;
@@ -163,5 +221,29 @@ impl Outbox {
             jobs.asleep = true;
         }
         self.wake.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_close_where_they_are_so_on_average_or_right_behind_each_other() {
+        let (mut jobs, mut now) = (Jobs::default(), Instant::now());
+        let mut after = |gap: u64, times: u32| {
+            let mut close = true;
+            for _ in 0..times {
+                now += Duration::from_micros(gap);
+                close = jobs.are_close(now);
+            }
+            close
+        };
+        assert!(!after(0, 1), "the first one");
+        assert!(after(20, 1), "the next one right behind it");
+        assert!(!after(10_000, 1), "after a pause");
+        assert!(after(150, 30), "many");
+        assert!(after(600, 1), "one that is a little later among many");
+        assert!(!after(600, 10), "where there are fewer again");
     }
 }

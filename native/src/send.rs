@@ -1,6 +1,6 @@
 //! The writing side of a stream.
 //!
-//! What is written waits here for the engine's thread (`outbox.rs`); what noq has no room for stays and is
+//! What is written waits here for the engine's thread, or is sent at once (`outbox.rs`); what noq has no room for stays and is
 //! tried again when noq's waker says so.
 
 use std::{
@@ -21,7 +21,7 @@ use crate::{
     connection::Link,
     error::{Code, Failure, Result},
     lock,
-    outbox::Job,
+    outbox::{Job, LITTLE},
     queue::Event,
 };
 
@@ -98,8 +98,9 @@ impl SendHalf {
         state.keep(bytes);
         state.owing = state.blocked || state.kept > AHEAD;
         let waiting = if state.owing { state.kept } else { 0 };
+        let little = state.is_little();
         drop(state);
-        self.enqueue();
+        self.enqueue(little);
         Ok(waiting)
     }
 
@@ -115,18 +116,25 @@ impl SendHalf {
             state.keep(last);
         }
         state.finishing = true;
+        let little = state.is_little();
         drop(state);
         if !late {
-            self.enqueue();
+            self.enqueue(little);
         } else if !self.queued.swap(true, Ordering::AcqRel) {
             self.link.outbox.push_late(Job::Send(self.clone()));
         }
         Ok(())
     }
 
-    fn enqueue(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::AcqRel) {
-            self.link.outbox.push(Job::Send(self.clone()));
+    fn enqueue(self: &Arc<Self>, little: bool) {
+        if self.queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let job = Job::Send(self.clone());
+        if little {
+            self.link.outbox.do_here(job);
+        } else {
+            self.link.outbox.push(job);
         }
     }
 
@@ -179,6 +187,12 @@ impl SendHalf {
 }
 
 impl State {
+    /// Whether this is better sent at once than by the engine's thread.
+    fn is_little(&self) -> bool {
+        let stream = self.stream.as_ref();
+        !self.blocked && self.kept <= LITTLE && stream.is_some_and(SendStream::is_quiet)
+    }
+
     fn check(&self) -> Result<()> {
         match self.phase {
             Phase::Open if self.finishing => Err(Failure::stream_closed()),
@@ -275,7 +289,7 @@ impl State {
 
 impl Wake for SendHalf {
     fn wake(self: Arc<Self>) {
-        self.enqueue();
+        self.enqueue(false);
     }
 }
 

@@ -362,3 +362,55 @@ async fn a_closed_endpoint_closes_its_connections_and_connects_no_more() {
     duo.here.node.release();
     assert_eq!(code(write(&pair, "hello")), Code::ConnectionLost);
 }
+
+/// Keeps the engine's thread from everything else until the answer is dropped.
+fn hold_the_engine() -> std::sync::mpsc::Sender<()> {
+    let (held, wait) = std::sync::mpsc::channel::<()>();
+    let (begun, begin) = std::sync::mpsc::channel();
+    tunnel_native::runtime::handle().spawn(async move {
+        begun.send(()).unwrap();
+        let _ = wait.recv();
+    });
+    begin.recv().unwrap();
+    held
+}
+
+#[tokio::test]
+async fn what_is_little_is_sent_by_the_thread_that_has_it_and_what_is_much_by_the_engine() {
+    let mut duo = Duo::new().await;
+    let near = duo.open();
+    write(&near, vec![1]).unwrap();
+    let far = duo.there.opened().await;
+    start(&far, PLENTY);
+    assert!(matches!(duo.there.next().await, Seen::Data(_, _)));
+    // Until everything about the connection has been said.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let sent = |link: &tunnel_native::connection::Link| link.stats().unwrap().packets_sent;
+
+    let held = hold_the_engine();
+    let before = sent(&duo.link);
+    write(&near, vec![2; 10]).unwrap();
+    assert!(sent(&duo.link) > before, "a little of a stream is sent");
+    let before = sent(&duo.link);
+    duo.link.send_datagrams(vec!["a".into()]).unwrap();
+    assert!(sent(&duo.link) > before, "a datagram is sent");
+    let before = sent(&duo.link);
+    write(&near, vec![3; 100_000]).unwrap();
+    duo.link
+        .send_datagrams(vec![vec![0; 1000].into(); 5])
+        .unwrap();
+    assert_eq!(sent(&duo.link), before, "much of either is not");
+    drop(held);
+
+    let (mut bytes, mut datagrams) = (0, 0);
+    while bytes < 100_010 || datagrams < 6 {
+        match duo.there.next().await {
+            Seen::Data(_, data) => {
+                bytes += data.len();
+                consumed(&far, data.len());
+            }
+            Seen::Datagrams(some) => datagrams += some.len(),
+            _ => panic!("nothing else happens"),
+        }
+    }
+}
