@@ -1,0 +1,125 @@
+/** A running forward with all that it holds: its ways to the peer, and the memory of where that is. */
+
+import type { TunnelError } from '../error.js';
+import type { Identity } from '../session/identity.js';
+import type { Ticket } from '../session/ticket.js';
+import type { Forward } from '../tunnel/forward.js';
+import type { PeersFile } from '../tunnel/peers-file.js';
+import { parseRateRules, type RateRule, Rates } from '../tunnel/rates.js';
+import { type ForwardSpec, parseForwardSpecs } from '../tunnel/spec.js';
+import type { StatusSource } from '../tunnel/status.js';
+import { parseDuration } from './duration.js';
+import type { DialFlags } from './network-flags.js';
+import type { Observation } from './observe.js';
+import { type AddressMemory, rememberAddresses } from './remember-addresses.js';
+import type { Ways } from './ways.js';
+
+/** What a forward is told to do: by the flags of `tunnel forward`, or by a file. */
+export interface ForwardPlan {
+  readonly network: DialFlags;
+  readonly peer: Ticket;
+  readonly specs: readonly ForwardSpec[];
+  readonly resumeTimeoutMs: number;
+  /** Undefined for never. */
+  readonly reconnectTimeoutMs: number | undefined;
+  readonly udpIdleMs: number;
+  readonly rates: readonly RateRule[];
+}
+
+export interface ForwardFlags extends DialFlags {
+  readonly 'resume-timeout': string;
+  readonly 'reconnect-timeout'?: string | undefined;
+  readonly 'udp-idle': string;
+  readonly 'limit-rate': readonly string[];
+}
+
+/** Throws USAGE. */
+export function forwardPlan(peer: Ticket, specTexts: readonly string[], flags: ForwardFlags): ForwardPlan {
+  const specs = parseForwardSpecs(specTexts);
+  const giveUp = flags['reconnect-timeout'];
+  return {
+    network: flags,
+    peer,
+    specs,
+    rates: parseRateRules(flags['limit-rate'], { services: specs.map(({ service }) => service) }),
+    resumeTimeoutMs: parseDuration(flags['resume-timeout'], '--resume-timeout'),
+    reconnectTimeoutMs: giveUp === undefined ? undefined : parseDuration(giveUp, '--reconnect-timeout'),
+    udpIdleMs: parseDuration(flags['udp-idle'], '--udp-idle', 1),
+  };
+}
+
+export interface ForwardContext {
+  readonly identity: Identity;
+  readonly observation: Observation;
+  /** The peers book's, where it is kept where the peer was reached. */
+  readonly peersFile: PeersFile;
+}
+
+interface Parts {
+  readonly forward: Forward;
+  readonly ways: Ways;
+  readonly memory: AddressMemory;
+}
+
+export class ForwardService {
+  readonly #parts: Parts;
+  readonly source: StatusSource;
+  /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
+  readonly ended: Promise<TunnelError | undefined>;
+  #closing: Promise<void> | undefined;
+
+  private constructor(parts: Parts) {
+    this.#parts = parts;
+    this.source = parts.forward.source;
+    this.ended = parts.forward.ended;
+  }
+
+  /** Throws what binding throws, and USAGE where nothing leads to the peer; nothing is left open then. */
+  static async start(
+    plan: ForwardPlan,
+    { identity, observation, peersFile }: ForwardContext,
+  ): Promise<ForwardService> {
+    const { peer } = plan;
+    const { openWays } = await import('./ways.js');
+    const ways = await openWays(identity, peer, plan.network);
+    const memory = rememberAddresses(peersFile, peer.nodeId, ways.addresses, observation.report);
+    try {
+      const { Forward } = await import('../tunnel/forward.js');
+      const forward = await Forward.start({
+        identity,
+        peer: peer.nodeId,
+        ways: ways.ways,
+        addresses: ways.addresses,
+        token: peer.token,
+        specs: plan.specs,
+        resumeTimeoutMs: plan.resumeTimeoutMs,
+        rates: new Rates(plan.rates),
+        reconnectTimeoutMs: plan.reconnectTimeoutMs,
+        facts: ways.facts,
+        onNetworkChange: ways.networkChange,
+        udpIdleMs: plan.udpIdleMs,
+        report: memory.report,
+        onSilent: observation.onSilent,
+        methods: observation.methods(peer.nodeId),
+      });
+      return new ForwardService({ forward, ways, memory });
+    } catch (error) {
+      await memory.close();
+      await ways.close();
+      throw error;
+    }
+  }
+
+  /** Takes no new connections, waits up to `drainMs` for the open ones, then resets what is left. Idempotent. */
+  close(drainMs: number, signal?: AbortSignal): Promise<void> {
+    this.#closing ??= this.#close(drainMs, signal);
+    return this.#closing;
+  }
+
+  async #close(drainMs: number, signal?: AbortSignal): Promise<void> {
+    const { forward, ways, memory } = this.#parts;
+    await forward.close(drainMs, signal);
+    await memory.close();
+    await ways.close(signal);
+  }
+}
