@@ -8,6 +8,8 @@ import { parseDuration } from './duration.js';
 import { type TicketFlags, type TicketTerms, ticketTerms } from './expose-tickets.js';
 import { lanOff, type NetworkFlags } from './network-flags.js';
 
+export const ASK_TIMEOUT = '5m';
+
 export interface ExposePlan {
   readonly network: NetworkFlags;
   readonly services: readonly Service[];

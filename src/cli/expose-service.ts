@@ -1,4 +1,5 @@
 /** A running expose with all that it holds: the lock on the identity, its tickets, its endpoints. */
+import { isDeepStrictEqual } from 'node:util';
 import { TunnelError } from '../error.js';
 import type { ServiceInfo } from '../session/hello.js';
 import type { Identity } from '../session/identity.js';
@@ -7,15 +8,22 @@ import type { Endpoint } from '../session/session.js';
 import { formatTicket } from '../session/ticket.js';
 import { errorEvent, type Report, type TunnelEvent } from '../tunnel/events.js';
 import type { Expose } from '../tunnel/expose.js';
-import { allowSource, publicSource } from '../tunnel/policy.js';
+import type { ListenOptions } from '../tunnel/forward.js';
+import { DeclaredRights } from '../tunnel/policy.js';
 import { Rates } from '../tunnel/rates.js';
 import { formatTarget, type Service } from '../tunnel/spec.js';
 import type { Reach, StatusSource } from '../tunnel/status.js';
+import type { OfferedService } from '../tunnel/status-model.js';
 import { encodeAnnouncement } from './announce.js';
 import { exposeBanner, suggestedSpecs } from './expose-banner.js';
 import type { ExposePlan } from './expose-plan.js';
 import { type ExposeRights, publicNotice } from './expose-rights.js';
-import { type ExposeTickets, openTickets } from './expose-tickets.js';
+import {
+  type ExposeTickets,
+  openTickets,
+  replaceTicket,
+  type TicketRightsOptions,
+} from './expose-tickets.js';
 import { lockIdentity } from './identity-lock.js';
 import { factsOf } from './network-facts.js';
 import { bindEndpoint, portFile } from './network-flags.js';
@@ -35,12 +43,8 @@ export interface ExposeContext {
   label(nodeId: NodeId): string;
 }
 
-export interface OfferedService extends ServiceInfo {
-  readonly target: string;
-}
-
 /** As `ready`, status and banner say it. */
-export function offeredServices(services: readonly Service[]): readonly OfferedService[] {
+export function offeredServices(services: readonly Service[]): readonly (OfferedService & ServiceInfo)[] {
   return services.map(({ name, target }) => ({
     name,
     protocol: target.protocol,
@@ -49,16 +53,16 @@ export function offeredServices(services: readonly Service[]): readonly OfferedS
 }
 
 export class ExposeService {
-  readonly #plan: ExposePlan;
   readonly #context: ExposeContext;
   readonly #parts: Parts;
+  readonly #current: Current;
   readonly source: StatusSource;
   #closing: Promise<void> | undefined;
 
-  private constructor(plan: ExposePlan, context: ExposeContext, parts: Parts) {
-    this.#plan = plan;
+  private constructor(context: ExposeContext, parts: Parts, current: Current) {
     this.#context = context;
     this.#parts = parts;
+    this.#current = current;
     this.source = { ...parts.expose.source, reach: () => this.#reach() };
   }
 
@@ -68,15 +72,7 @@ export class ExposeService {
     const unlock = await lockIdentity(paths.runtime, identityName);
     let tickets: ExposeTickets | undefined;
     try {
-      tickets = await openTickets({
-        paths,
-        identity,
-        identityName,
-        services: plan.services,
-        terms: plan.terms,
-        report: observation.report,
-        book: rights.book,
-      });
+      tickets = await openTickets(ticketOptions(plan, context));
       const endpoint = await bindEndpoint(identity, plan.network, {
         portFile: portFile(paths.state, identityName),
         // Found by who knows its ID in either case; a name is for all to see.
@@ -91,28 +87,30 @@ export class ExposeService {
         plan.webtransport === undefined
           ? undefined
           : await listenWebTransport(identity, plan.webtransport, endpoint);
+      const declared = new DeclaredRights(plan);
+      const rates = new Rates(plan.rates);
+      const current: Current = { plan, tickets, rates };
       const expose = new Expose({
         endpoints: listening ? [endpoint, listening.endpoint] : [endpoint],
         identity,
         services: plan.services,
-        rights: [
-          rights.book.rights(),
-          allowSource(plan.allow),
-          ...(plan.public ? [publicSource()] : []),
-          tickets.rights,
-        ],
+        rights: [rights.book.rights(), declared, tickets.rights],
         ask: plan.ask,
         approvalTimeoutMs: plan.approvalTimeoutMs,
         report: observation.report,
         onSilent: observation.onSilent,
         methods: observation.methods,
-        allowsSpeed: (peer) => plan.allowSpeed === 'all' || plan.allowSpeed.includes(peer),
+        allowsSpeed: (peer) => {
+          const { allowSpeed } = current.plan;
+          return allowSpeed === 'all' || allowSpeed.includes(peer);
+        },
         facts: factsOf(endpoint),
         resumeTimeoutMs: plan.resumeTimeoutMs,
-        rates: new Rates(plan.rates),
+        rates: { lanes: (peer, name) => current.rates.lanes(peer, name) },
       });
       rights.approvals = expose.approvals;
-      return new ExposeService(plan, context, { expose, endpoint, listening, tickets, lanError, unlock });
+      const parts = { expose, endpoint, listening, declared, lanError, unlock };
+      return new ExposeService(context, parts, current);
     } catch (error) {
       tickets?.rights.close();
       await unlock();
@@ -123,8 +121,9 @@ export class ExposeService {
   /** Says what there is and who may come, and to whom it may matter. Answers the lines of it. */
   announce(output: Output, { created }: { readonly created: boolean }): readonly string[] {
     const { identity, identityName, rights, label, observation } = this.#context;
-    const { services, announced, public: isPublic, ask, allow } = this.#plan;
-    const { tickets, lanError } = this.#parts;
+    const { plan, tickets } = this.#current;
+    const { services, announced, public: isPublic, ask, allow } = plan;
+    const { lanError } = this.#parts;
     const { nodeId } = identity;
     const offered = offeredServices(services);
     const ticket = formatTicket({ nodeId, ...this.#reach(), token: tickets.token });
@@ -152,6 +151,32 @@ export class ExposeService {
     return banner;
   }
 
+  /**
+   * Goes by another plan from now on, which differs in nothing that `fixedDifferences` names. Connections
+   * to a service that is not in it are waited for up to `drainMs`, then reset: `drained` resolves then.
+   * Throws what making a ticket throws; it is as it was then.
+   */
+  async follow(
+    plan: ExposePlan,
+    { drainMs, signal }: ListenOptions,
+  ): Promise<{ readonly removed: readonly OfferedService[]; readonly drained: Promise<void> }> {
+    const { plan: before, tickets } = this.#current;
+    const [names, namesBefore] = [serviceNames(plan), serviceNames(before)];
+    const sameTerms = isDeepStrictEqual(plan.terms, before.terms);
+    const isSame = sameTerms && isDeepStrictEqual(names, namesBefore);
+    if (!isSame) {
+      const options = ticketOptions(plan, this.#context);
+      this.#current.tickets = await replaceTicket(tickets, options, { keep: sameTerms });
+    }
+    this.#current.plan = plan;
+    if (!isDeepStrictEqual(plan.rates, before.rates)) this.#current.rates = new Rates(plan.rates);
+    this.#parts.declared.declare(plan);
+    const gone = offeredServices(before.services).filter(
+      ({ name, protocol }) => !names.includes(`${name}/${protocol}`),
+    );
+    return { removed: gone, drained: this.#parts.expose.offer(plan.services, drainMs, signal) };
+  }
+
   /** Takes no new channels, waits up to `drainMs` for the open ones, then resets what is left. Idempotent. */
   close(drainMs: number, signal?: AbortSignal): Promise<void> {
     this.#closing ??= this.#close(drainMs, signal);
@@ -159,17 +184,17 @@ export class ExposeService {
   }
 
   async #close(drainMs: number, signal?: AbortSignal): Promise<void> {
-    const { expose, tickets, unlock } = this.#parts;
+    const { expose, unlock } = this.#parts;
     try {
       await expose.close(drainMs, signal);
     } finally {
-      tickets.rights.close();
+      this.#current.tickets.rights.close();
       await unlock();
     }
   }
 
   #warn(report: Report, lanError: string | undefined): void {
-    const { announced, public: isPublic } = this.#plan;
+    const { announced, public: isPublic } = this.#current.plan;
     if (announced !== undefined && lanError !== undefined) report(notSeen(lanError));
     if (isPublic) report(publicNotice(this.#context.identity.nodeId));
   }
@@ -178,19 +203,53 @@ export class ExposeService {
     const { endpoint, listening } = this.#parts;
     const { direct, relays } = endpoint.addresses();
     // It takes a moment to find the nearest; until then it is any of those that were named.
-    const named = relays.length > 0 ? relays : (this.#plan.network.relay ?? []);
+    const named = relays.length > 0 ? relays : (this.#current.plan.network.relay ?? []);
     return { direct, relays: named, webtransport: listening?.hints };
   }
 }
 
+/** What may change while it runs. */
+interface Current {
+  plan: ExposePlan;
+  tickets: ExposeTickets;
+  rates: Rates;
+}
+
 interface Parts {
   readonly expose: Expose;
+  readonly declared: DeclaredRights;
   readonly endpoint: Endpoint;
   readonly listening: WebTransportListening | undefined;
-  readonly tickets: ExposeTickets;
   /** Why nobody on the local network sees it. */
   readonly lanError: string | undefined;
   unlock(): Promise<void>;
+}
+
+/** What of a plan holds until the process ends, and differs: as flags and files call it. */
+export function fixedDifferences(now: ExposePlan, wanted: ExposePlan): readonly string[] {
+  return FIXED.filter(([, of]) => !isDeepStrictEqual(of(now), of(wanted))).map(([name]) => name);
+}
+
+const FIXED: readonly (readonly [string, (plan: ExposePlan) => unknown])[] = [
+  ['bind', ({ network }) => network.bind],
+  ['congestion', ({ network }) => network.congestion],
+  ['ask', ({ ask }) => ask],
+  ['ask-timeout', ({ approvalTimeoutMs }) => approvalTimeoutMs],
+  ['announce', ({ announced }) => announced],
+  ['webtransport', ({ webtransport }) => webtransport],
+  ['resume-timeout', ({ resumeTimeoutMs }) => resumeTimeoutMs],
+];
+
+function serviceNames({ services }: ExposePlan): readonly string[] {
+  return services.map(({ name, target }) => `${name}/${target.protocol}`).sort();
+}
+
+function ticketOptions(
+  { services, terms }: ExposePlan,
+  { paths, identity, identityName, observation, rights }: ExposeContext,
+): TicketRightsOptions {
+  const { report } = observation;
+  return { paths, identity, identityName, services, terms, report, book: rights.book };
 }
 
 /** Leaves nothing bound when it fails. */

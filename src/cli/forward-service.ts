@@ -1,9 +1,10 @@
 /** A running forward with all that it holds: its ways to the peer, and the memory of where that is. */
+import { isDeepStrictEqual } from 'node:util';
 
 import type { TunnelError } from '../error.js';
 import type { Identity } from '../session/identity.js';
 import type { Ticket } from '../session/ticket.js';
-import type { Forward } from '../tunnel/forward.js';
+import type { Forward, ForwardOptions, ListenOptions, Relistened } from '../tunnel/forward.js';
 import type { PeersFile } from '../tunnel/peers-file.js';
 import { parseRateRules, type RateRule, Rates } from '../tunnel/rates.js';
 import { type ForwardSpec, parseForwardSpecs } from '../tunnel/spec.js';
@@ -13,6 +14,8 @@ import type { DialFlags } from './network-flags.js';
 import type { Observation } from './observe.js';
 import { type AddressMemory, rememberAddresses } from './remember-addresses.js';
 import type { Ways } from './ways.js';
+
+export const UDP_IDLE = '2m';
 
 /** What a forward is told to do: by the flags of `tunnel forward`, or by a file. */
 export interface ForwardPlan {
@@ -48,14 +51,28 @@ export function forwardPlan(peer: Ticket, specTexts: readonly string[], flags: F
   };
 }
 
+/** Whether they differ in nothing but where they listen and how much may pass. Where the peer was last is no difference. */
+export function isSameLink(one: ForwardPlan, other: ForwardPlan): boolean {
+  return isDeepStrictEqual(linkOf(one), linkOf(other));
+}
+
+function linkOf({ peer, specs: _specs, rates: _rates, ...settings }: ForwardPlan): object {
+  const { nodeId, token, webtransport = [] } = peer;
+  return { ...settings, nodeId, token, webtransport };
+}
+
 export interface ForwardContext {
   readonly identity: Identity;
   readonly observation: Observation;
   /** The peers book's, where it is kept where the peer was reached. */
   readonly peersFile: PeersFile;
+  /** Of a forward among others: see `ForwardOptions`. */
+  readonly among?: Pick<ForwardOptions, 'retryDeniedMs' | 'after' | 'shared'>;
 }
 
 interface Parts {
+  /** Of new connections. */
+  readonly limits: { rates: Rates; rules: readonly RateRule[] };
   readonly forward: Forward;
   readonly ways: Ways;
   readonly memory: AddressMemory;
@@ -77,7 +94,7 @@ export class ForwardService {
   /** Throws what binding throws, and USAGE where nothing leads to the peer; nothing is left open then. */
   static async start(
     plan: ForwardPlan,
-    { identity, observation, peersFile }: ForwardContext,
+    { identity, observation, peersFile, among }: ForwardContext,
   ): Promise<ForwardService> {
     const { peer } = plan;
     const { openWays } = await import('./ways.js');
@@ -85,6 +102,7 @@ export class ForwardService {
     const memory = rememberAddresses(peersFile, peer.nodeId, ways.addresses, observation.report);
     try {
       const { Forward } = await import('../tunnel/forward.js');
+      const limits = { rates: new Rates(plan.rates), rules: plan.rates };
       const forward = await Forward.start({
         identity,
         peer: peer.nodeId,
@@ -93,7 +111,7 @@ export class ForwardService {
         token: peer.token,
         specs: plan.specs,
         resumeTimeoutMs: plan.resumeTimeoutMs,
-        rates: new Rates(plan.rates),
+        rates: { lanes: (id, service) => limits.rates.lanes(id, service) },
         reconnectTimeoutMs: plan.reconnectTimeoutMs,
         facts: ways.facts,
         onNetworkChange: ways.networkChange,
@@ -101,13 +119,28 @@ export class ForwardService {
         report: memory.report,
         onSilent: observation.onSilent,
         methods: observation.methods(peer.nodeId),
+        ...among,
       });
-      return new ForwardService({ forward, ways, memory });
+      return new ForwardService({ forward, ways, memory, limits });
     } catch (error) {
       await memory.close();
       await ways.close();
       throw error;
     }
+  }
+
+  /**
+   * Goes by another plan from now on, for which `isSameLink` holds: it may listen elsewhere, and have other
+   * limits. As `listen` of `Forward`. A peer that denied is asked again at once.
+   */
+  follow(plan: Pick<ForwardPlan, 'specs' | 'rates'>, options: ListenOptions): Promise<Relistened> {
+    const { forward, limits } = this.#parts;
+    if (!isDeepStrictEqual(limits.rules, plan.rates)) {
+      limits.rates = new Rates(plan.rates);
+      limits.rules = plan.rates;
+    }
+    forward.hasten();
+    return forward.listen(plan.specs, options);
   }
 
   /** Takes no new connections, waits up to `drainMs` for the open ones, then resets what is left. Idempotent. */

@@ -1,9 +1,10 @@
 import { withAnnouncedName } from '../cli/announce.js';
 import { BaseCommand } from '../cli/base-command.js';
-import { exposePlan } from '../cli/expose-plan.js';
+import { ASK_TIMEOUT, exposePlan } from '../cli/expose-plan.js';
 import { ExposeRights } from '../cli/expose-rights.js';
 import { ExposeService, offeredServices } from '../cli/expose-service.js';
 import { ticketFlags } from '../cli/expose-tickets.js';
+import { onHangUp } from '../cli/hang-up.js';
 import { networkFlags, rateFlag, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
 import { Args, Flags } from '../cli/oclif.js';
@@ -54,7 +55,7 @@ export default class ExposeCommand extends BaseCommand {
     }),
     'ask-timeout': Flags.string({
       description: 'how long an unknown peer waits to be let in',
-      default: '5m',
+      default: ASK_TIMEOUT,
       helpValue: '<time>',
     }),
     announce: Flags.string({
@@ -78,6 +79,7 @@ export default class ExposeCommand extends BaseCommand {
     this.names.from((nodeId) => rights.book.nameOf(nodeId));
     const plan = exposePlan(argv as string[], flags, (peer) => peerIn(rights.book.book, peer).nodeId);
     const shutdown = listenForShutdown();
+    const endHangUp = onHangUp(() => void rights.book.look());
     const { identity, created } = await this.loadIdentity(flags);
     const observation = await observe({
       command: 'expose',
@@ -104,12 +106,13 @@ export default class ExposeCommand extends BaseCommand {
         label: (nodeId) => this.names.label(nodeId),
       });
       const banner = expose.announce(output, { created });
-      await observation.start(expose.source, banner);
+      await observation.start(expose.source, () => banner);
       code = await serve(expose, shutdown);
     } finally {
       await expose?.close(0);
       await observation.close();
       rights.book.close();
+      endHangUp();
       shutdown.dispose();
     }
     this.exit(code);

@@ -1,5 +1,6 @@
 import { BaseCommand } from '../cli/base-command.js';
-import { ForwardService, forwardPlan } from '../cli/forward-service.js';
+import { ForwardService, forwardPlan, UDP_IDLE } from '../cli/forward-service.js';
+import { onHangUp } from '../cli/hang-up.js';
 import { dialFlags, rateFlag, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
 import { Args, Flags } from '../cli/oclif.js';
@@ -45,7 +46,7 @@ export default class ForwardCommand extends BaseCommand {
     }),
     'udp-idle': Flags.string({
       description: 'how long after its last packet a UDP flow ends',
-      default: '2m',
+      default: UDP_IDLE,
       helpValue: '<time>',
     }),
   };
@@ -63,6 +64,7 @@ export default class ForwardCommand extends BaseCommand {
     await loadNames(this.names, file);
     const plan = forwardPlan(ticket, given.rest, flags);
     const shutdown = listenForShutdown();
+    const endHangUp = onHangUp(() => void loadNames(this.names, file));
     const { identity } = await this.loadIdentity(flags);
     const observation = await observe({
       command: 'forward',
@@ -83,6 +85,7 @@ export default class ForwardCommand extends BaseCommand {
     } finally {
       await forward?.close(0);
       await observation.close();
+      endHangUp();
       shutdown.dispose();
     }
     this.exit(code);

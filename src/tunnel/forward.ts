@@ -1,5 +1,6 @@
 /** Listens for one peer's services: one link, one entry per spec. */
-import { TunnelError } from '../error.js';
+import { TunnelError, type TunnelErrorCode, toTunnelError } from '../error.js';
+import type { DetachedChannels } from '../session/detached.js';
 import { peerIsGone, whereToAsk } from '../session/gone-peer.js';
 import type { PeerSession } from '../session/handshake.js';
 import { Link, type LinkOptions, type LinkState } from '../session/link.js';
@@ -17,10 +18,12 @@ import type { Rates } from './rates.js';
 import { type FactsSource, factsMethods } from './relayed.js';
 import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
-import type { ForwardSpec } from './spec.js';
+import { type ForwardSpec, formatLocal } from './spec.js';
 import type { StatusSource } from './status.js';
 import { TcpEntry } from './tcp-entry.js';
 import { UdpEntries } from './udp-entries.js';
+import type { UdpEntry } from './udp-entry.js';
+import { wait } from './wait.js';
 
 const ERRORS_PER_SECOND = 10;
 
@@ -34,152 +37,275 @@ export interface ForwardOptions extends Dialler {
   readonly reconnectTimeoutMs?: number | undefined;
   /** Milliseconds after the last packet either way at which a UDP flow ends. */
   readonly udpIdleMs?: number;
-  /** Limits of bytes a second. */
-  readonly rates?: Rates | undefined;
+  /** Limits of bytes a second, asked for each new connection. */
+  readonly rates?: Pick<Rates, 'lanes'> | undefined;
   /** What is known of the network here; the peer may ask. */
   readonly facts?: FactsSource | undefined;
   /** Called when the machine's network has changed. */
   readonly onNetworkChange?: () => Promise<void>;
+  /** A peer that denied is asked again after so long, milliseconds; unless given that ends it. */
+  readonly retryDeniedMs?: number | undefined;
+  /** Is not dialled before that resolves. */
+  readonly after?: Promise<void> | undefined;
+  /** What the forwards of one process have in common. */
+  readonly shared?: { readonly detached: DetachedChannels; readonly descriptors: Descriptors } | undefined;
 }
 
-interface Parts {
-  readonly table: ChannelTable;
-  readonly channels: OpenedChannels;
-  readonly entries: readonly TcpEntry[];
-  readonly udp: UdpEntries;
-  readonly link: Link;
-  readonly endWatch: () => void;
+export interface Listening {
+  readonly spec: ForwardSpec;
+  /** Where it listens, as bound. */
+  readonly local: string;
+}
+
+export interface ListenOptions {
+  readonly drainMs: number;
+  /** Ends the waiting. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface Relistened {
+  readonly removed: readonly Listening[];
+  readonly errors: readonly TunnelError[];
+  readonly drained: Promise<void>;
+}
+
+interface Entry extends Listening {
+  readonly on: TcpEntry | UdpEntry;
 }
 
 export class Forward {
-  readonly #parts: Parts;
+  readonly #options: ForwardOptions;
+  readonly #table: ChannelTable;
+  readonly #channels: OpenedChannels;
+  readonly #descriptors: Descriptors;
+  readonly #udp: UdpEntries;
+  readonly #reporter: LinkReporter;
+  readonly #errors = new RateLimit(ERRORS_PER_SECOND);
   readonly #ending = new AbortController();
+  #entries: readonly Entry[] = [];
+  #link: Link | undefined;
+  #endWatch: () => void = () => undefined;
+  /** Ends the pause after a denial. */
+  #askAgain: () => void = () => undefined;
   /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
-  readonly ended: Promise<TunnelError | undefined>;
+  ended: Promise<TunnelError | undefined> = Promise.resolve(undefined);
   readonly source: StatusSource;
 
-  private constructor(parts: Parts) {
-    this.#parts = parts;
-    this.source = statusSource(parts.table, () => parts.link.live());
-    this.ended = parts.link.closed;
+  private constructor(options: ForwardOptions) {
+    const { peer, report, resumeTimeoutMs, shared } = options;
+    this.#options = options;
+    this.#table = new ChannelTable(report);
+    this.#channels = new OpenedChannels({
+      ...(shared ? { detached: shared.detached } : {}),
+      ...(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs }),
+    });
+    this.#descriptors = shared?.descriptors ?? new Descriptors();
+    this.#udp = new UdpEntries({
+      peer,
+      report,
+      flows: this.#table.flows,
+      onError: (error) => this.#onError(error),
+      lanes: (service) => options.rates?.lanes(peer, service),
+      ...(options.udpIdleMs === undefined ? {} : { idleMs: options.udpIdleMs }),
+    });
+    this.#reporter = new LinkReporter(options, this.#channels, {
+      services: () => [...new Set(this.#specs.map(({ service }) => service))],
+      held: () => this.#entries.reduce((sum, { on }) => sum + (on instanceof TcpEntry ? on.held : 0), 0),
+    });
+    this.source = statusSource(this.#table, () => this.#link?.live() ?? []);
   }
 
   /** Binds every local port, and only then dials. Throws PORT_IN_USE or CANNOT_BIND with nothing left open. */
   static async start(options: ForwardOptions): Promise<Forward> {
-    const { peer, specs, report, resumeTimeoutMs } = options;
-    const table = new ChannelTable(report);
-    const channels = new OpenedChannels(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs });
-    const errors = new RateLimit(ERRORS_PER_SECOND);
-    const descriptors = new Descriptors();
-    const starting: { link?: Link } = {};
-    const entries: TcpEntry[] = [];
-    const locals: string[] = [];
-    const onError = (error: TunnelError) => {
-      if (errors.take() !== undefined) report(errorEvent(error));
-    };
-    const udp = new UdpEntries({
-      peer,
-      report,
-      flows: table.flows,
-      onError,
-      lanes: (service) => options.rates?.lanes(peer, service),
-      ...(options.udpIdleMs === undefined ? {} : { idleMs: options.udpIdleMs }),
-    });
+    const forward = new Forward(options);
     try {
-      for (const spec of specs) {
-        if (spec.protocol === 'udp') {
-          locals.push((await udp.listen(spec.local, spec.service)).local);
-          continue;
-        }
-        const entry = await TcpEntry.listen(spec.local, {
-          service: spec.service,
-          channels,
-          lanes: () => options.rates?.lanes(peer, spec.service),
-          descriptors,
-          session: (signal) => (starting.link as Link).session(signal),
-          track: (channel, session, client) =>
-            table.add(channel, session, spec.service, {
-              local: entry.local,
-              client,
-              session: () => channels.sessionOf(channel),
-            }),
-          onError,
-        });
-        entries.push(entry);
-        locals.push(entry.local);
-      }
+      for (const spec of options.specs) forward.#entries = [...forward.#entries, await forward.#bind(spec)];
     } catch (error) {
-      for (const entry of entries) await entry.close();
-      await udp.close();
+      for (const entry of forward.#entries) await forward.#unbind(entry);
+      await forward.#udp.close();
       throw error;
     }
-    const reporter = new LinkReporter(options, channels, entries);
-    const link = new Link({
-      dial: admittedDial(
-        {
-          ...options,
-          wants: specs.map(({ service, protocol }) => ({ name: service, protocol })),
-          dispatcher: { ...options.methods, ...factsMethods(options.facts), ...udp.dispatcher },
-        },
-        reporter,
-      ),
-      onState: (state) => {
-        reporter.onState(state);
-        if (state.state === 'connected') udp.session(state.peer);
-      },
-      onSilent: options.onSilent,
-      busy: () => channels.waiting > 0 || table.awaitsPeer(),
-      giveUpAfterMs: options.reconnectTimeoutMs,
-    });
-    starting.link = link;
-    const endWatch = watchNetwork(() => {
+    forward.ended = forward.#run();
+    forward.#endWatch = watchNetwork(() => {
       void options.onNetworkChange?.().catch(() => undefined);
-      link.networkChanged();
+      forward.#link?.networkChanged();
     });
-    for (const [index, spec] of specs.entries()) {
-      report({
-        event: 'listening',
-        protocol: spec.protocol,
-        local: locals[index] as string,
-        peer,
-        service: spec.service,
-      });
+    for (const entry of forward.#entries) forward.#reportListening(entry);
+    return forward;
+  }
+
+  /**
+   * Listens where `specs` say from now on, and nowhere else. What they have in common with those before
+   * stays as it is, with its connections. Those of the others are waited for up to `drainMs`, then reset:
+   * `drained` resolves then. `errors` are of what could not be bound, which the next call tries again.
+   */
+  async listen(specs: readonly ForwardSpec[], { drainMs, signal }: ListenOptions): Promise<Relistened> {
+    const wanted = [...specs];
+    const [kept, gone]: [Entry[], Entry[]] = [[], []];
+    for (const entry of this.#entries) {
+      const at = wanted.findIndex((spec) => isSameSpec(spec, entry.spec));
+      if (at < 0) gone.push(entry);
+      else {
+        wanted.splice(at, 1);
+        kept.push(entry);
+      }
     }
-    return new Forward({ table, channels, entries, udp, link, endWatch });
+    // First: what is new may be where these are.
+    await Promise.all(gone.map((entry) => this.#unbind(entry)));
+    this.#entries = kept;
+    const errors: TunnelError[] = [];
+    for (const spec of wanted) {
+      try {
+        const added = await this.#bind(spec);
+        this.#entries = [...this.#entries, added];
+        this.#reportListening(added);
+      } catch (error) {
+        errors.push(toTunnelError(error));
+      }
+    }
+    return { removed: gone, errors, drained: this.#drain(gone, drainMs, signal) };
+  }
+
+  /** Where the peer is not asked at the moment, since it denied, it is asked again now. */
+  hasten(): void {
+    this.#askAgain();
   }
 
   /** Takes no new connections, waits up to `drainMs` for the open ones, then resets what is left. */
   async close(drainMs: number, signal?: AbortSignal): Promise<void> {
     if (this.#ending.signal.aborted) return;
     this.#ending.abort();
-    const { table, channels, entries, udp, link, endWatch } = this.#parts;
-    endWatch();
-    for (const entry of entries) await entry.close();
-    await table.drain(drainMs, signal);
-    channels.abortAll(new TunnelError('SHUTDOWN', 'the peer is shutting down'));
-    await udp.close();
-    await link.close();
+    this.#endWatch();
+    for (const { on } of this.#entries) if (on instanceof TcpEntry) await on.close();
+    await this.#table.drain(drainMs, signal);
+    this.#channels.abortAll(new TunnelError('SHUTDOWN', 'the peer is shutting down'));
+    await this.#udp.close();
+    await this.#link?.close();
+  }
+
+  get #specs(): readonly ForwardSpec[] {
+    return this.#entries.map(({ spec }) => spec);
+  }
+
+  #onError(error: TunnelError): void {
+    if (this.#errors.take() !== undefined) this.#options.report(errorEvent(error));
+  }
+
+  async #bind(spec: ForwardSpec): Promise<Entry> {
+    const on =
+      spec.protocol === 'udp' ? await this.#udp.listen(spec.local, spec.service) : await this.#accept(spec);
+    return { spec, local: on.local, on };
+  }
+
+  #unbind({ on }: Entry): Promise<void> {
+    return on instanceof TcpEntry ? on.close() : this.#udp.unlisten(on);
+  }
+
+  async #accept({ local, service }: ForwardSpec): Promise<TcpEntry> {
+    const { peer, rates } = this.#options;
+    const entry: TcpEntry = await TcpEntry.listen(local, {
+      service,
+      channels: this.#channels,
+      lanes: () => rates?.lanes(peer, service),
+      descriptors: this.#descriptors,
+      session: (signal) => (this.#link as Link).session(signal),
+      track: (channel, session, client) =>
+        this.#table.add(channel, session, service, {
+          owner: entry,
+          local: entry.local,
+          client,
+          session: () => this.#channels.sessionOf(channel),
+        }),
+      onError: (error) => this.#onError(error),
+    });
+    return entry;
+  }
+
+  #reportListening({ spec, local }: Entry): void {
+    const { peer, report } = this.#options;
+    report({ event: 'listening', protocol: spec.protocol, local, peer, service: spec.service });
+  }
+
+  async #drain(entries: readonly Entry[], drainMs: number, signal?: AbortSignal): Promise<void> {
+    const owners = new Set(entries.map(({ on }) => on));
+    await this.#table.drain(drainMs, signal, owners);
+    this.#table.abortAll(new TunnelError('SHUTDOWN', 'it is not listened there any more'), owners);
+  }
+
+  /** Keeps a link until it ends by itself. A peer that denied is asked again after a while, where that is wished. */
+  async #run(): Promise<TunnelError | undefined> {
+    const { retryDeniedMs, report } = this.#options;
+    let told: string | undefined;
+    for (;;) {
+      const link = this.#makeLink();
+      const error = await link.closed;
+      if (!error || retryDeniedMs === undefined || !DENIALS.has(error.code)) return error;
+      if (told !== error.message) report(errorEvent(error));
+      told = error.message;
+      const again = new AbortController();
+      this.#askAgain = () => again.abort();
+      await wait(retryDeniedMs, { signal: AbortSignal.any([again.signal, this.#ending.signal]) });
+      if (this.#ending.signal.aborted) return undefined;
+    }
+  }
+
+  #makeLink(): Link {
+    const options = this.#options;
+    const link = new Link({
+      dial: this.#admittedDial(),
+      onState: (state) => {
+        this.#reporter.onState(state);
+        if (state.state === 'connected') this.#udp.session(state.peer);
+      },
+      onSilent: options.onSilent,
+      busy: () => this.#channels.waiting > 0 || this.#table.awaitsPeer(),
+      giveUpAfterMs: options.reconnectTimeoutMs,
+    });
+    this.#link = link;
+    return link;
+  }
+
+  /** Dials, and checks what the peer offers: a wanted service that is missing ends the first dial for good. */
+  #admittedDial(): LinkOptions['dial'] {
+    const options = this.#options;
+    let first = true;
+    return async (signal, onPending) => {
+      await options.after;
+      const specs = this.#specs;
+      const admitted = await dialPeer(
+        {
+          ...options,
+          wants: specs.map(({ service, protocol }) => ({ name: service, protocol })),
+          dispatcher: { ...options.methods, ...factsMethods(options.facts), ...this.#udp.dispatcher },
+        },
+        signal,
+        () => {
+          onPending();
+          this.#reporter.onPending();
+        },
+      );
+      const missing = missingService(admitted, specs);
+      if (missing && first) {
+        admitted.session.close();
+        throw missing;
+      }
+      // Later the peer was restarted with other services: its own matter, and it may bring them back.
+      if (missing) options.report(errorEvent(missing));
+      first = false;
+      return admitted;
+    };
   }
 }
 
-/** Dials, and checks what the peer offers: a wanted service that is missing ends the first dial for good. */
-function admittedDial(options: ForwardOptions, reporter: LinkReporter): LinkOptions['dial'] {
-  let first = true;
-  return async (signal, onPending) => {
-    const admitted = await dialPeer(options, signal, () => {
-      onPending();
-      reporter.onPending();
-    });
-    const missing = missingService(admitted, options.specs);
-    if (missing && first) {
-      admitted.session.close();
-      throw missing;
-    }
-    // Later the peer was restarted with other services: its own matter, and it may bring them back.
-    if (missing) options.report(errorEvent(missing));
-    first = false;
-    return admitted;
-  };
+/** What a peer may think better of. */
+const DENIALS: ReadonlySet<TunnelErrorCode> = new Set(['DENIED', 'VERSION']);
+
+function isSameSpec(one: ForwardSpec, other: ForwardSpec): boolean {
+  return (
+    one.protocol === other.protocol &&
+    one.service === other.service &&
+    formatLocal(one.local) === formatLocal(other.local)
+  );
 }
 
 /** The error to tell when the peer said what it offers and a wanted service is not among it. */
@@ -201,30 +327,37 @@ function missingService(
   );
 }
 
+interface Entries {
+  /** What they are for. */
+  services(): readonly string[];
+  /** Connections that wait for a session. */
+  held(): number;
+}
+
 /** Lets the channels follow the link, and tells of both. */
 class LinkReporter {
   readonly #peer: NodeId;
   readonly #report: Report;
   readonly #facts: FactsSource | undefined;
   readonly #channels: OpenedChannels;
-  readonly #entries: readonly TcpEntry[];
-  readonly #services: readonly string[];
+  readonly #retryDeniedMs: number | undefined;
+  readonly #entries: Entries;
   /** Where the peer's machine was while there was a session, if it can be asked. */
   #address: string | undefined;
   #looking: AbortController | undefined;
 
-  constructor(options: ForwardOptions, channels: OpenedChannels, entries: readonly TcpEntry[]) {
+  constructor(options: ForwardOptions, channels: OpenedChannels, entries: Entries) {
     this.#peer = options.peer;
     this.#report = options.report;
     this.#facts = options.facts;
     this.#channels = channels;
+    this.#retryDeniedMs = options.retryDeniedMs;
     this.#entries = entries;
-    this.#services = [...new Set(options.specs.map(({ service }) => service))];
   }
 
   onState(state: LinkState): void {
     const peer = this.#peer;
-    const services = this.#services;
+    const services = this.#entries.services();
     switch (state.state) {
       case 'connected': {
         this.#looking?.abort();
@@ -253,19 +386,24 @@ class LinkReporter {
           error: { code: state.error.code, message: state.error.message },
           nextTryMs: Math.round(state.nextTryMs),
           downMs: Math.round(state.downMs),
-          waiting: this.#channels.waiting + this.#entries.reduce((sum, { held }) => sum + held, 0),
+          waiting: this.#channels.waiting + this.#entries.held(),
           services,
         });
         this.#lookForPeer();
         break;
-      case 'closed':
+      case 'closed': {
         this.#looking?.abort();
+        const error = state.error && { code: state.error.code, message: state.error.message };
+        const nextTryMs = error && DENIALS.has(error.code) ? this.#retryDeniedMs : undefined;
         this.#report({
           event: 'session',
           peer,
-          state: 'closed',
-          ...(state.error ? { error: { code: state.error.code, message: state.error.message } } : {}),
+          // It is only this link that has ended.
+          state: nextTryMs === undefined ? 'closed' : 'reconnecting',
+          ...(error ? { error } : {}),
+          ...(nextTryMs === undefined ? {} : { nextTryMs, services }),
         });
+      }
     }
   }
 
