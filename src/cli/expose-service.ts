@@ -227,18 +227,34 @@ interface Parts {
 
 /** What of a plan holds until the process ends, and differs: as flags and files call it. */
 export function fixedDifferences(now: ExposePlan, wanted: ExposePlan): readonly string[] {
-  return FIXED.filter(([, of]) => !isDeepStrictEqual(of(now), of(wanted))).map(([name]) => name);
+  const [fixed, other] = [fixedOf(now), fixedOf(wanted)];
+  return Object.entries(fixed)
+    .filter(([key, value]) => !isDeepStrictEqual(value, other[key as keyof Fixed]))
+    .map(([key]) => FIXED_NAMES[key as keyof Fixed]);
 }
 
-const FIXED: readonly (readonly [string, (plan: ExposePlan) => unknown])[] = [
-  ['bind', ({ network }) => network.bind],
-  ['congestion', ({ network }) => network.congestion],
-  ['ask', ({ ask }) => ask],
-  ['ask-timeout', ({ approvalTimeoutMs }) => approvalTimeoutMs],
-  ['announce', ({ announced }) => announced],
-  ['webtransport', ({ webtransport }) => webtransport],
-  ['resume-timeout', ({ resumeTimeoutMs }) => resumeTimeoutMs],
-];
+/** The wanted plan, but for what cannot be changed. */
+export function withFixedOf(now: ExposePlan, wanted: ExposePlan): ExposePlan {
+  const { bind: _bind, congestion: _congestion, ...fixed } = fixedOf(now);
+  return { ...wanted, ...fixed, network: now.network };
+}
+
+type Fixed = ReturnType<typeof fixedOf>;
+
+const FIXED_NAMES: Readonly<Record<keyof Fixed, string>> = {
+  bind: 'bind',
+  congestion: 'congestion',
+  ask: 'ask',
+  approvalTimeoutMs: 'ask-timeout',
+  announced: 'announce',
+  webtransport: 'webtransport',
+  resumeTimeoutMs: 'resume-timeout',
+};
+
+function fixedOf({ network, ask, approvalTimeoutMs, announced, webtransport, resumeTimeoutMs }: ExposePlan) {
+  const { bind, congestion } = network;
+  return { bind, congestion, ask, approvalTimeoutMs, announced, webtransport, resumeTimeoutMs };
+}
 
 function serviceNames({ services }: ExposePlan): readonly string[] {
   return services.map(({ name, target }) => `${name}/${target.protocol}`).sort();

@@ -4,7 +4,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { TunnelError } from '../error.js';
 import type { Identity } from '../session/identity.js';
 import type { Ticket } from '../session/ticket.js';
-import type { Forward, ForwardOptions, ListenOptions, Relistened } from '../tunnel/forward.js';
+import type { Forward, ForwardOptions, Listening, ListenOptions, Relistened } from '../tunnel/forward.js';
 import type { PeersFile } from '../tunnel/peers-file.js';
 import { parseRateRules, type RateRule, Rates } from '../tunnel/rates.js';
 import { type ForwardSpec, parseForwardSpecs } from '../tunnel/spec.js';
@@ -127,6 +127,10 @@ export class ForwardService {
       await ways.close();
       throw error;
     }
+  }
+
+  get listening(): readonly Listening[] {
+    return this.#parts.forward.listening;
   }
 
   /**

@@ -3,6 +3,7 @@ import type { TunnelError } from '../error.js';
 import { printable } from '../session/frame.js';
 import { redactTicket } from '../session/ticket.js';
 import type { TunnelEvent } from '../tunnel/events.js';
+import { reloadText } from '../tunnel/status-events.js';
 import type { Log } from './log.js';
 import { PeerNames } from './peer-names.js';
 import { Spinner } from './spinner.js';
@@ -76,7 +77,7 @@ export function plainOutput(log: Log, names: PeerNames = new PeerNames()): Outpu
   return {
     print(json, lines) {
       spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`));
-      if (json.event === 'ready') spinner.start('waiting for a peer');
+      if (json.event === 'ready' && !sessions.hasAny) spinner.start('waiting for a peer');
     },
     mute(now) {
       muted = now;
@@ -119,6 +120,9 @@ export function plainOutput(log: Log, names: PeerNames = new PeerNames()): Outpu
           break;
         case 'udp.totals':
           logged('debug', `UDP ${event.service ?? '(no service)'}: ${event.flows} flows${packets(event)}`);
+          break;
+        case 'reload':
+          line(reloadText(event));
           break;
         case 'notice':
           line(
@@ -176,6 +180,7 @@ class SessionLines {
   readonly #told = new Map<string, string>();
   /** Peers whose session has not been told to be lost. */
   readonly #connected = new Set<string>();
+  readonly #dialled = new Set<string>();
 
   constructor(spinner: Spinner, line: (text: string) => void, names: PeerNames) {
     this.#spinner = spinner;
@@ -183,10 +188,16 @@ class SessionLines {
     this.#names = names;
   }
 
+  /** Whether any peer is there, or dialled. */
+  get hasAny(): boolean {
+    return this.#connected.size + this.#dialled.size > 0;
+  }
+
   session(event: Extract<TunnelEvent, { event: 'session' }>): void {
     const peer = this.#names.label(event.peer);
     switch (event.state) {
       case 'connecting':
+        this.#dialled.add(event.peer);
         if (event.approval === undefined) {
           this.#spinner.start(`connecting to ${peer}`);
           break;

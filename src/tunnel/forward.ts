@@ -18,7 +18,7 @@ import type { Rates } from './rates.js';
 import { type FactsSource, factsMethods } from './relayed.js';
 import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
-import { type ForwardSpec, formatLocal } from './spec.js';
+import { type ForwardSpec, isSameSpec } from './spec.js';
 import type { StatusSource } from './status.js';
 import { TcpEntry } from './tcp-entry.js';
 import { UdpEntries } from './udp-entries.js';
@@ -65,7 +65,7 @@ export interface ListenOptions {
 
 export interface Relistened {
   readonly removed: readonly Listening[];
-  readonly errors: readonly TunnelError[];
+  readonly failed: readonly { readonly spec: ForwardSpec; readonly error: TunnelError }[];
   readonly drained: Promise<void>;
 }
 
@@ -137,7 +137,7 @@ export class Forward {
   /**
    * Listens where `specs` say from now on, and nowhere else. What they have in common with those before
    * stays as it is, with its connections. Those of the others are waited for up to `drainMs`, then reset:
-   * `drained` resolves then. `errors` are of what could not be bound, which the next call tries again.
+   * `drained` resolves then. `failed` is what could not be bound, which the next call tries again.
    */
   async listen(specs: readonly ForwardSpec[], { drainMs, signal }: ListenOptions): Promise<Relistened> {
     const wanted = [...specs];
@@ -153,17 +153,21 @@ export class Forward {
     // First: what is new may be where these are.
     await Promise.all(gone.map((entry) => this.#unbind(entry)));
     this.#entries = kept;
-    const errors: TunnelError[] = [];
+    const failed: { spec: ForwardSpec; error: TunnelError }[] = [];
     for (const spec of wanted) {
       try {
         const added = await this.#bind(spec);
         this.#entries = [...this.#entries, added];
         this.#reportListening(added);
       } catch (error) {
-        errors.push(toTunnelError(error));
+        failed.push({ spec, error: toTunnelError(error) });
       }
     }
-    return { removed: gone, errors, drained: this.#drain(gone, drainMs, signal) };
+    return { removed: gone, failed, drained: this.#drain(gone, drainMs, signal) };
+  }
+
+  get listening(): readonly Listening[] {
+    return this.#entries;
   }
 
   /** Where the peer is not asked at the moment, since it denied, it is asked again now. */
@@ -299,14 +303,6 @@ export class Forward {
 
 /** What a peer may think better of. */
 const DENIALS: ReadonlySet<TunnelErrorCode> = new Set(['DENIED', 'VERSION']);
-
-function isSameSpec(one: ForwardSpec, other: ForwardSpec): boolean {
-  return (
-    one.protocol === other.protocol &&
-    one.service === other.service &&
-    formatLocal(one.local) === formatLocal(other.local)
-  );
-}
 
 /** The error to tell when the peer said what it offers and a wanted service is not among it. */
 function missingService(
