@@ -119,7 +119,7 @@ export class ExposeService {
   }
 
   /** Says what there is and who may come, and to whom it may matter. Answers the lines of it. */
-  announce(output: Output, { created }: { readonly created: boolean }): readonly string[] {
+  announce(print: Output['print'], { created }: { readonly created: boolean }): readonly string[] {
     const { identity, identityName, rights, label, observation } = this.#context;
     const { plan, tickets } = this.#current;
     const { services, announced, public: isPublic, ask, allow } = plan;
@@ -135,7 +135,7 @@ export class ExposeService {
       book: peersByBook(rights.book.book, offered),
     };
     const banner = exposeBanner({ nodeId, identityName, created, services, ticket, access, announced });
-    output.print(
+    print(
       {
         event: 'ready',
         nodeId,

@@ -2,6 +2,7 @@
 import { toTunnelError } from '../error.js';
 import type { PeerSession } from '../session/handshake.js';
 import type { Dispatcher } from '../session/rpc-session.js';
+import { redactTicket } from '../session/ticket.js';
 import type { Report } from '../tunnel/events.js';
 import { PeerWatch, statsMethods } from '../tunnel/stats-watch.js';
 import type { Decision, StatusSource } from '../tunnel/status.js';
@@ -98,7 +99,8 @@ export async function observe(options: ObserveOptions): Promise<Observation> {
         endsTunnel: true,
         invitation,
         onQuit: quit,
-        onStray: (line) => model.note(line, 'warn'),
+        // What it shows goes to the status socket as well.
+        onStray: (line) => model.note(redactTicket(line), 'warn'),
         onCrash: (error) => {
           closeView();
           process.stderr.write(

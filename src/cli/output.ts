@@ -13,6 +13,8 @@ export interface Output {
   report(event: TunnelEvent): void;
   /** `json` as an event where JSON is asked for, `lines` otherwise. */
   print(json: { readonly event: string } & Record<string, unknown>, lines: readonly string[]): void;
+  /** As `print`, in the place of what was printed before: not written to the terminal while that is muted. */
+  reprint(json: { readonly event: string } & Record<string, unknown>, lines: readonly string[]): void;
   /** While true, reports are not written to the terminal; a log file goes on. */
   mute(muted: boolean): void;
   close(): void;
@@ -51,6 +53,7 @@ export function jsonOutput(log: Log): Output {
       if (event.event === 'error') log.write('debug', `${event.code} ${event.message}`);
     },
     print: (event) => write(eventLine(event)),
+    reprint: (event) => write(eventLine(event)),
     mute: () => undefined,
     close: flush,
   };
@@ -74,10 +77,14 @@ export function plainOutput(log: Log, names: PeerNames = new PeerNames()): Outpu
     if (!muted || log.toFile) spinner.interrupted(() => log.write(level, text));
   };
   const sessions = new SessionLines(spinner, line, names);
+  const print: Output['print'] = (json, lines) => {
+    spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`));
+    if (json.event === 'ready' && !sessions.hasAny) spinner.start('waiting for a peer');
+  };
   return {
-    print(json, lines) {
-      spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`));
-      if (json.event === 'ready' && !sessions.hasAny) spinner.start('waiting for a peer');
+    print,
+    reprint(json, lines) {
+      if (!muted) print(json, lines);
     },
     mute(now) {
       muted = now;

@@ -105,7 +105,7 @@ export default class ExposeCommand extends BaseCommand {
         observation,
         label: (nodeId) => this.names.label(nodeId),
       });
-      const banner = expose.announce(output, { created });
+      const banner = expose.announce(output.print, { created });
       await observation.start(expose.source, () => banner);
       code = await serve(expose, shutdown);
     } finally {

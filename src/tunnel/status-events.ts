@@ -1,4 +1,5 @@
 /** The events a person wants to look back at, as sentences, in a ring. */
+import { basename } from 'node:path';
 import { printable } from '../session/frame.js';
 import type { TunnelEvent } from './events.js';
 import type { StatusEvent } from './status.js';
@@ -104,7 +105,7 @@ export function reloadText(event: Extract<TunnelEvent, { event: 'reload' }>): st
     restart.length > 0
       ? `; ${restart.join(', ')} ${restart.length === 1 ? 'is' : 'are'} as before until a restart`
       : '';
-  return `${file} read again: ${changes.length > 0 ? changes.join(', ') : 'nothing has changed'}${left}`;
+  return `${basename(file)} read again: ${changes.length > 0 ? changes.join(', ') : 'nothing has changed'}${left}`;
 }
 
 function sessionLine(event: Extract<TunnelEvent, { event: 'session' }>): Line {

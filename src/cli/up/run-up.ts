@@ -71,7 +71,7 @@ export async function runUp({ flags, given, output, paths, names }: UpOptions): 
       label: (nodeId) => names.label(nodeId),
     });
     tunnels = running;
-    let banner = running.expose?.announce(output, { created });
+    let banner = running.expose?.announce(output.print, { created });
     if (!banner) {
       const ready = { event: 'ready', nodeId: identity.nodeId, services: [], pid: process.pid };
       output.print(ready, [`${place.path} runs, and offers nothing`]);
@@ -89,7 +89,7 @@ export async function runUp({ flags, given, output, paths, names }: UpOptions): 
         const { isOfferNew, restart, ...changes } = await running.follow(config);
         const left = [...commonDifferences(common, config.common), ...restart];
         report({ event: 'reload', file: place.path, ...changes, restart: left });
-        if (isOfferNew) banner = running.expose?.announce(output, { created: false });
+        if (isOfferNew) banner = running.expose?.announce(output.reprint, { created: false });
       },
     });
     await observation.start(running.source, () => (running.expose ? banner : undefined));

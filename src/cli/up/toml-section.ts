@@ -187,5 +187,6 @@ function lineOf({ text, table, index = 0 }: SectionPlace, key: string, token?: s
 }
 
 function keyOf(line: string): string | undefined {
-  return /^\s*"?([\w-]+)"?\s*=/.exec(line)?.[1];
+  const match = /^\s*(?:"([\w-]+)"|([\w-]+))\s*=/.exec(line);
+  return match?.[1] ?? match?.[2];
 }
