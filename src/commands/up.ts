@@ -1,7 +1,7 @@
 import { BaseCommand } from '../cli/base-command.js';
 import { dialFlags, statsFlags } from '../cli/network-flags.js';
 import { Flags } from '../cli/oclif.js';
-import type { Given } from '../cli/up/config.js';
+import type { Given } from '../cli/up/common.js';
 import { runUp } from '../cli/up/run-up.js';
 
 export default class UpCommand extends BaseCommand {

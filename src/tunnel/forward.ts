@@ -1,22 +1,19 @@
 /** Listens for one peer's services: one link, one entry per spec. */
-import { TunnelError, type TunnelErrorCode, toTunnelError } from '../error.js';
-import type { DetachedChannels } from '../session/detached.js';
-import { peerIsGone, whereToAsk } from '../session/gone-peer.js';
+import { TunnelError, toTunnelError } from '../error.js';
 import type { PeerSession } from '../session/handshake.js';
-import { Link, type LinkOptions, type LinkState } from '../session/link.js';
+import { Link, type LinkOptions } from '../session/link.js';
 import { watchNetwork } from '../session/network-watch.js';
 import { type NodeId, shortNodeId } from '../session/node-id.js';
 import { OpenedChannels } from '../session/opened-channels.js';
 import type { Dispatcher } from '../session/rpc-session.js';
-import type { SessionPath } from '../session/session.js';
 import { ChannelTable, statusSource } from './channel-table.js';
 import { Descriptors } from './descriptors.js';
 import { type Dialler, dialPeer } from './dial-peer.js';
 import { errorEvent, type Report } from './events.js';
+import { DENIALS, LinkReporter } from './link-reporter.js';
 import { RateLimit } from './rate-limit.js';
 import type { Rates } from './rates.js';
 import { type FactsSource, factsMethods } from './relayed.js';
-import { reportConnected } from './report-session.js';
 import { formatServices } from './services.js';
 import { type ForwardSpec, isSameSpec } from './spec.js';
 import type { StatusSource } from './status.js';
@@ -47,8 +44,8 @@ export interface ForwardOptions extends Dialler {
   readonly retryDeniedMs?: number | undefined;
   /** Is not dialled before that resolves. */
   readonly after?: Promise<void> | undefined;
-  /** What the forwards of one process have in common. */
-  readonly shared?: { readonly detached: DetachedChannels; readonly descriptors: Descriptors } | undefined;
+  /** What outlives it in a process that has others: to the peer, all channels of a process are numbered as one. */
+  readonly shared?: { readonly channels: OpenedChannels; readonly descriptors: Descriptors } | undefined;
 }
 
 export interface Listening {
@@ -87,18 +84,15 @@ export class Forward {
   #endWatch: () => void = () => undefined;
   /** Ends the pause after a denial. */
   #askAgain: () => void = () => undefined;
-  /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
-  ended: Promise<TunnelError | undefined> = Promise.resolve(undefined);
+  #ended: Promise<TunnelError | undefined> = Promise.resolve(undefined);
   readonly source: StatusSource;
 
   private constructor(options: ForwardOptions) {
     const { peer, report, resumeTimeoutMs, shared } = options;
     this.#options = options;
     this.#table = new ChannelTable(report);
-    this.#channels = new OpenedChannels({
-      ...(shared ? { detached: shared.detached } : {}),
-      ...(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs }),
-    });
+    this.#channels =
+      shared?.channels ?? new OpenedChannels(resumeTimeoutMs === undefined ? {} : { resumeTimeoutMs });
     this.#descriptors = shared?.descriptors ?? new Descriptors();
     this.#udp = new UdpEntries({
       peer,
@@ -125,7 +119,7 @@ export class Forward {
       await forward.#udp.close();
       throw error;
     }
-    forward.ended = forward.#run();
+    forward.#ended = forward.#run();
     forward.#endWatch = watchNetwork(() => {
       void options.onNetworkChange?.().catch(() => undefined);
       forward.#link?.networkChanged();
@@ -164,6 +158,11 @@ export class Forward {
       }
     }
     return { removed: gone, failed, drained: this.#drain(gone, drainMs, signal) };
+  }
+
+  /** Resolves when it has ended by itself, with the error that ended it; or after `close`. */
+  get ended(): Promise<TunnelError | undefined> {
+    return this.#ended;
   }
 
   get listening(): readonly Listening[] {
@@ -238,13 +237,13 @@ export class Forward {
 
   /** Keeps a link until it ends by itself. A peer that denied is asked again after a while, where that is wished. */
   async #run(): Promise<TunnelError | undefined> {
-    const { retryDeniedMs, report } = this.#options;
+    const { peer, retryDeniedMs, report } = this.#options;
     let told: string | undefined;
     for (;;) {
       const link = this.#makeLink();
       const error = await link.closed;
       if (!error || retryDeniedMs === undefined || !DENIALS.has(error.code)) return error;
-      if (told !== error.message) report(errorEvent(error));
+      if (told !== error.message) report(errorEvent(denied(peer, error, retryDeniedMs)));
       told = error.message;
       const again = new AbortController();
       this.#askAgain = () => again.abort();
@@ -301,8 +300,12 @@ export class Forward {
   }
 }
 
-/** What a peer may think better of. */
-const DENIALS: ReadonlySet<TunnelErrorCode> = new Set(['DENIED', 'VERSION']);
+function denied(peer: NodeId, { code, message, hint }: TunnelError, retryMs: number): TunnelError {
+  const again = `it is asked again every ${Math.round(retryMs / 1000)} s`;
+  return new TunnelError(code, `${shortNodeId(peer)} answered: ${message}`, {
+    hint: hint === undefined ? again : `${hint}; ${again}`,
+  });
+}
 
 /** The error to tell when the peer said what it offers and a wanted service is not among it. */
 function missingService(
@@ -321,114 +324,4 @@ function missingService(
     `peer ${shortNodeId(peer)} does not offer you the service '${missing.service}'`,
     { hint: `it offers: ${formatServices(services)}` },
   );
-}
-
-interface Entries {
-  /** What they are for. */
-  services(): readonly string[];
-  /** Connections that wait for a session. */
-  held(): number;
-}
-
-/** Lets the channels follow the link, and tells of both. */
-class LinkReporter {
-  readonly #peer: NodeId;
-  readonly #report: Report;
-  readonly #facts: FactsSource | undefined;
-  readonly #channels: OpenedChannels;
-  readonly #retryDeniedMs: number | undefined;
-  readonly #entries: Entries;
-  /** Where the peer's machine was while there was a session, if it can be asked. */
-  #address: string | undefined;
-  #looking: AbortController | undefined;
-
-  constructor(options: ForwardOptions, channels: OpenedChannels, entries: Entries) {
-    this.#peer = options.peer;
-    this.#report = options.report;
-    this.#facts = options.facts;
-    this.#channels = channels;
-    this.#retryDeniedMs = options.retryDeniedMs;
-    this.#entries = entries;
-  }
-
-  onState(state: LinkState): void {
-    const peer = this.#peer;
-    const services = this.#entries.services();
-    switch (state.state) {
-      case 'connected': {
-        this.#looking?.abort();
-        this.#looking = undefined;
-        this.#follow(state.peer);
-        const downMs = state.downMs === undefined ? undefined : Math.round(state.downMs);
-        const attached = this.#channels.attach(state.peer);
-        reportConnected(state.peer, this.#report, {
-          ...(downMs === undefined ? {} : { back: { downMs, services } }),
-          facts: this.#facts,
-        });
-        if (downMs === undefined) break;
-        void attached.then(({ resumed, lost }) =>
-          this.#report({ event: 'resume', peer, services, downMs, resumed, lost }),
-        );
-        break;
-      }
-      case 'connecting':
-        this.#report({ event: 'session', peer, state: 'connecting' });
-        break;
-      case 'reconnecting':
-        this.#report({
-          event: 'session',
-          peer,
-          state: 'reconnecting',
-          error: { code: state.error.code, message: state.error.message },
-          nextTryMs: Math.round(state.nextTryMs),
-          downMs: Math.round(state.downMs),
-          waiting: this.#channels.waiting + this.#entries.held(),
-          services,
-        });
-        this.#lookForPeer();
-        break;
-      case 'closed': {
-        this.#looking?.abort();
-        const error = state.error && { code: state.error.code, message: state.error.message };
-        const nextTryMs = error && DENIALS.has(error.code) ? this.#retryDeniedMs : undefined;
-        this.#report({
-          event: 'session',
-          peer,
-          // It is only this link that has ended.
-          state: nextTryMs === undefined ? 'closed' : 'reconnecting',
-          ...(error ? { error } : {}),
-          ...(nextTryMs === undefined ? {} : { nextTryMs, services }),
-        });
-      }
-    }
-  }
-
-  /** A person at the peer is asked. */
-  onPending(): void {
-    this.#report({ event: 'session', peer: this.#peer, state: 'connecting', approval: 'pending' });
-  }
-
-  #follow({ session, remote }: PeerSession): void {
-    const note = (path: SessionPath) => {
-      this.#address = whereToAsk(path, remote);
-    };
-    note(session.path);
-    session.onPathChange(note);
-  }
-
-  /** Connections that wait for a process that has ended need not wait any longer. */
-  #lookForPeer(): void {
-    if (this.#looking || this.#address === undefined || this.#channels.waiting === 0) return;
-    this.#looking = new AbortController();
-    void peerIsGone(this.#address, this.#looking.signal).then((gone) => {
-      if (gone) {
-        this.#channels.abortWaiting(
-          new TunnelError(
-            'PEER_GONE',
-            'the peer is not running any more, and its end of the connection is gone',
-          ),
-        );
-      }
-    });
-  }
 }

@@ -251,6 +251,33 @@ describe('tunnel up', () => {
     expect(await denied.exited).toBe(77);
   });
 
+  it('makes a forward anew whose settings changed: what it carried may end, and what comes meanwhile waits', async () => {
+    const { forward, ports, forwardConfig } = await bothSides();
+    const listens = [`${ports.db}:db`, `${ports.dns}:dns/udp`];
+    write(near, forwardConfig(listens));
+    await forward.event('reload');
+    const before = await connected(ports.db, 'db');
+    await sameAnswer(ports.dns, 'before');
+    write(near, forwardConfig(listens, 'udp-idle = "5s"\n'));
+    const changed = await forward.event('reload', {}, forward.events.length);
+    expect(changed).toMatchObject({
+      added: [],
+      removed: [],
+      changed: [expect.stringMatching(/^forward @ /)],
+    });
+    const after = await dial(ports.db);
+    closes.push(() => after.destroy());
+    await goesOn(before, 'still carried');
+    before.end();
+    await heard(after, 'db');
+    await sameAnswer(ports.dns, 'after');
+    const { processes } = JSON.parse((await near.run('status', '--json')).stdout);
+    expect(processes[0].tunnels.map(({ service: name }: { service: string }) => name).sort()).toEqual([
+      'db',
+      'dns',
+    ]);
+  });
+
   it('resets the connections of what is gone when its grace is over, and only those', async () => {
     const { expose, forward, ports, targets } = await bothSides();
     const [db, web] = [await connected(ports.db, 'db'), await connected(ports.web, 'web')];

@@ -4,7 +4,7 @@ import type { NodeId } from '../../session/node-id.js';
 import { type ForwardSpec, formatLocal, formatTarget, type Service } from '../../tunnel/spec.js';
 import type { ExposePlan } from '../expose-plan.js';
 import { type ForwardPlan, isSameLink } from '../forward-service.js';
-import type { Common } from './config.js';
+import type { Common } from './common.js';
 
 export interface Plans {
   readonly expose: ExposePlan | undefined;

@@ -3,6 +3,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { TunnelError, toTunnelError } from '../../error.js';
 import { DetachedChannels } from '../../session/detached.js';
 import type { NodeId } from '../../session/node-id.js';
+import { OpenedChannels } from '../../session/opened-channels.js';
 import { Descriptors } from '../../tunnel/descriptors.js';
 import { errorEvent } from '../../tunnel/events.js';
 import type { Listening } from '../../tunnel/forward.js';
@@ -36,6 +37,11 @@ interface RunningForward {
   plan: ForwardPlan;
 }
 
+interface PeerChannels {
+  readonly channels: OpenedChannels;
+  readonly resumeTimeoutMs: number;
+}
+
 export type TunnelsContext = ExposeContext & Pick<ForwardContext, 'peersFile'>;
 
 export interface Followed extends Changes {
@@ -48,7 +54,10 @@ export interface Followed extends Changes {
 export class Tunnels implements ForegroundService {
   readonly #context: TunnelsContext;
   readonly #sources = new Sources();
-  readonly #shared = { detached: new DetachedChannels(), descriptors: new Descriptors() };
+  readonly #detached = new DetachedChannels();
+  readonly #descriptors = new Descriptors();
+  /** Of every peer there was: a process numbers its channels to a peer once. */
+  readonly #channels = new Map<NodeId, PeerChannels>();
   readonly #forwards = new Map<NodeId, RunningForward>();
   /** What accepts nothing any more, until its connections are over. */
   readonly #leaving = new Set<Promise<void>>();
@@ -95,7 +104,7 @@ export class Tunnels implements ForegroundService {
    */
   async follow(plans: Plans): Promise<Followed> {
     const before = this.#plans();
-    const wanted = new Map(plans.forwards.map((plan) => [plan.peer.nodeId, plan]));
+    const [wanted, isTimeoutLeft] = this.#withKnownTimeouts(plans.forwards);
     const ending = new Map<NodeId, Promise<void>>();
     // What goes before what comes: a port may move from one to the other.
     for (const [peer, running] of [...this.#forwards]) {
@@ -112,7 +121,7 @@ export class Tunnels implements ForegroundService {
     const after = this.#plans();
     return {
       ...changesOf(before, after, this.#context.label),
-      restart: restart ?? [],
+      restart: [...(restart ?? []), ...(isTimeoutLeft ? ['forward.resume-timeout'] : [])],
       isOfferNew: after.expose !== undefined && !isDeepStrictEqual(before.expose, after.expose),
     };
   }
@@ -197,16 +206,38 @@ export class Tunnels implements ForegroundService {
   async #startForward(plan: ForwardPlan, after?: Promise<void>): Promise<void> {
     const { identity, observation, peersFile } = this.#context;
     const { nodeId } = plan.peer;
+    const { resumeTimeoutMs } = plan;
+    const known = this.#channels.get(nodeId) ?? {
+      resumeTimeoutMs,
+      channels: new OpenedChannels({ detached: this.#detached, resumeTimeoutMs }),
+    };
+    this.#channels.set(nodeId, known);
     this.#links += 1;
     const service = await ForwardService.start(plan, {
       identity,
       peersFile,
       observation: { ...observation, report: observation.reportOf(`forward ${this.#links}`) },
-      among: { retryDeniedMs: RETRY_DENIED_MS, after, shared: this.#shared },
+      among: {
+        retryDeniedMs: RETRY_DENIED_MS,
+        after,
+        shared: { channels: known.channels, descriptors: this.#descriptors },
+      },
     });
     this.#forwards.set(nodeId, { service, plan });
     this.#sources.add(service.source);
     void service.ended.then((error) => this.#onEnded(nodeId, service, error));
+  }
+
+  /** By peer. How long its channels wait for a session stays as it was. Answers whether the plans say otherwise. */
+  #withKnownTimeouts(plans: readonly ForwardPlan[]): readonly [ReadonlyMap<NodeId, ForwardPlan>, boolean] {
+    let isLeft = false;
+    const wanted = plans.map((plan): [NodeId, ForwardPlan] => {
+      const { nodeId } = plan.peer;
+      const { resumeTimeoutMs = plan.resumeTimeoutMs } = this.#channels.get(nodeId) ?? {};
+      isLeft ||= resumeTimeoutMs !== plan.resumeTimeoutMs;
+      return [nodeId, { ...plan, resumeTimeoutMs }];
+    });
+    return [new Map(wanted), isLeft];
   }
 
   /** Listens where the plan says, and no longer elsewhere. */
