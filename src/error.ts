@@ -74,6 +74,7 @@ export type TunnelErrorCode =
   | 'BAD_IDENTITY'
   | 'BAD_STATE'
   | 'BAD_CERTIFICATE'
+  | 'BAD_CONFIG'
   | 'IDENTITY_LOCKED'
   | 'PORT_IN_USE'
   | 'CANNOT_BIND'

@@ -20,7 +20,7 @@ export interface DashboardOptions {
   readonly feed: StatusFeed;
   readonly actions: StatusActions;
   readonly endsTunnel: boolean;
-  readonly invitation?: readonly string[] | undefined;
+  readonly invitation?: (() => readonly string[] | undefined) | undefined;
   onQuit(how: 'quit' | 'interrupt'): void;
   /** A line that something wrote to the terminal beside the screen. */
   onStray(line: string): void;
@@ -42,9 +42,11 @@ export function loadDashboard(): Promise<typeof import('../tui/dashboard.js')> {
 export async function openDashboard(options: DashboardOptions): Promise<OpenDashboard> {
   const { mount } = await loadDashboard();
   const { stdin, stdout, stderr } = process;
-  const screen = new TerminalScreen({ stdin, stdout, stderr, onStray: options.onStray });
+  const { feed, actions, endsTunnel, invitation, onQuit, onStray } = options;
+  // What SIGHUP is to a tunnel is not for its view to say.
+  const fatalSignals = endsTunnel ? (['SIGQUIT'] as const) : (['SIGHUP', 'SIGQUIT'] as const);
+  const screen = new TerminalScreen({ stdin, stdout, stderr, onStray, fatalSignals });
   screen.enter();
-  const { feed, actions, endsTunnel, invitation, onQuit } = options;
   const mounted = mount(
     { feed, actions, endsTunnel, invitation, onQuit, color: (process.env.NO_COLOR ?? '') === '' },
     stdin,

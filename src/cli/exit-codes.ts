@@ -31,6 +31,7 @@ const BY_CODE: Partial<Record<TunnelErrorCode, number>> = {
   BAD_IDENTITY: EXIT_CONFIG,
   BAD_STATE: EXIT_CONFIG,
   BAD_CERTIFICATE: EXIT_CONFIG,
+  BAD_CONFIG: EXIT_CONFIG,
 };
 
 export function exitCode(code: TunnelErrorCode): number {

@@ -3,7 +3,7 @@
 import { TunnelError } from '../error.js';
 import type { Identity } from '../session/identity.js';
 import { errorEvent, type Report } from '../tunnel/events.js';
-import { exposeTicket } from '../tunnel/expose-ticket.js';
+import { type ExposeTicket, exposeTicket } from '../tunnel/expose-ticket.js';
 import { paired } from '../tunnel/pairing.js';
 import type { PeersBook } from '../tunnel/peers-book.js';
 import type { Service } from '../tunnel/spec.js';
@@ -79,17 +79,9 @@ export interface ExposeTickets {
 
 /** Throws BAD_STATE and OS_RESOURCE; nothing is left open then. */
 export async function openTickets(options: TicketRightsOptions): Promise<ExposeTickets> {
-  const { paths, identity, identityName, services, terms, report, book } = options;
+  const { paths, identity, report, book } = options;
   const store = new TicketStore(ticketStorePath(paths));
-  const made = terms && (await exposeTicket(store, { identity, name: identityName, services, ...terms }));
-  if (made?.unsaved) {
-    report({
-      event: 'notice',
-      code: 'ticket-not-saved',
-      message: `the ticket below cannot be listed or revoked: ${made.unsaved.message}`,
-      hint: 'it is void when this process ends and another set of services is exposed',
-    });
-  }
+  const made = await makeTicket(store, options);
   const rights = await TicketRights.open({
     store,
     node: identity.nodeId,
@@ -101,4 +93,38 @@ export async function openTickets(options: TicketRightsOptions): Promise<ExposeT
     onError: (error) => report(errorEvent(error)),
   });
   return { rights, token: made?.token, record: made?.record };
+}
+
+/**
+ * As `openTickets`, in the place of those that there are. `keep`: what they opened, they go on opening
+ * while this process runs. Throws BAD_STATE and OS_RESOURCE; it is as it was then.
+ */
+export async function replaceTicket(
+  { rights }: ExposeTickets,
+  options: TicketRightsOptions,
+  { keep }: { readonly keep: boolean },
+): Promise<ExposeTickets> {
+  const made = await makeTicket(new TicketStore(ticketStorePath(options.paths)), options);
+  const own = made && { purpose: made.purpose, unsaved: made.unsaved ? made.record : undefined };
+  await rights.replace(own, { keep });
+  return { rights, token: made?.token, record: made?.record };
+}
+
+/** Undefined where none is to be made. */
+async function makeTicket(
+  store: TicketStore,
+  options: TicketRightsOptions,
+): Promise<ExposeTicket | undefined> {
+  const { identity, identityName, services, terms, report } = options;
+  if (!terms) return undefined;
+  const made = await exposeTicket(store, { identity, name: identityName, services, ...terms });
+  if (made.unsaved) {
+    report({
+      event: 'notice',
+      code: 'ticket-not-saved',
+      message: `the ticket below cannot be listed or revoked: ${made.unsaved.message}`,
+      hint: 'it is void when this process ends and another set of services is exposed',
+    });
+  }
+  return made;
 }

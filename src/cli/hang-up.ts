@@ -20,6 +20,21 @@ export function endWithOutput(): void {
 }
 
 /**
+ * SIGHUP of a terminal that has gone ends the process, as `endWithOutput` does; any other one is somebody who
+ * asks for the files to be read again. Answers what ends it.
+ */
+export function onHangUp(reload: () => void): () => void {
+  const terminals = STANDARD.filter((fd) => isatty(fd));
+  const handle = () => {
+    // The system takes the terminal away before it tells. Windows tells of nothing else.
+    if (process.platform === 'win32' || terminals.some((fd) => !isatty(fd))) process.exit(EXIT_SIGHUP);
+    reload();
+  };
+  process.on('SIGHUP', handle);
+  return () => process.off('SIGHUP', handle);
+}
+
+/**
  * At its end Node sets each terminal it was started on to how it was, and before 22.17 and 24.1 it aborts
  * when that fails because the terminal has gone. Descriptors of other files it leaves alone.
  */

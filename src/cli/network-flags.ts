@@ -12,6 +12,10 @@ import { extraRoots } from './extra-roots.js';
 import { Flags } from './oclif.js';
 import { settleProxy } from './proxy.js';
 
+export const CONGESTIONS = ['cubic', 'bbr', 'newreno'] as const;
+export const VIAS = ['auto', 'iroh', 'webtransport'] as const;
+export const RESUME_TIMEOUT = '15m';
+
 export const networkFlags = {
   relay: Flags.string({
     description: 'use this relay instead of the public ones (repeatable)',
@@ -38,8 +42,8 @@ export const networkFlags = {
   }),
   congestion: Flags.string({
     description: 'congestion control of what is sent',
-    options: ['cubic', 'bbr', 'newreno'],
-    default: 'cubic',
+    options: [...CONGESTIONS],
+    default: CONGESTIONS[0],
   }),
   bind: Flags.string({
     description: 'use this local address only, optionally with a UDP port',
@@ -73,8 +77,8 @@ export const dialFlags = {
   ...networkFlags,
   via: Flags.string({
     description: 'which way to the peer to take',
-    options: ['auto', 'iroh', 'webtransport'],
-    default: 'auto',
+    options: [...VIAS],
+    default: VIAS[0],
   }),
 };
 
@@ -82,7 +86,7 @@ export const dialFlags = {
 export const resumeFlag = {
   'resume-timeout': Flags.string({
     description: 'how long open connections wait for a lost session',
-    default: '15m',
+    default: RESUME_TIMEOUT,
     helpValue: '<time>',
   }),
 };
@@ -120,7 +124,9 @@ export async function bindEndpoint(
 ): Promise<IrohEndpoint> {
   const { bindIroh } = await import('../session/engines/iroh.js');
   const relayRoots = await extraRoots();
-  const relay = flags['no-relay'] ? 'none' : relays(flags.relay);
+  checkRelays(flags.relay);
+  const named = flags.relay && flags.relay.length > 0 ? flags.relay : 'default';
+  const relay = flags['no-relay'] ? 'none' : named;
   settleProxy(relay, process.env);
   const bindTo = (bind: readonly string[]) =>
     bindIroh({
@@ -193,8 +199,8 @@ async function rememberPort(file: string, port: string): Promise<void> {
     .catch(() => undefined);
 }
 
-function relays(urls: readonly string[] | undefined): 'default' | readonly string[] {
-  if (!urls || urls.length === 0) return 'default';
+/** Throws USAGE. */
+export function checkRelays(urls: readonly string[] = []): void {
   for (const url of urls) {
     if (!/^https?:\/\/[^/]/.test(url) || !URL.canParse(url)) {
       throw new TunnelError('USAGE', `'${url}' is no relay URL`, {
@@ -208,7 +214,6 @@ function relays(urls: readonly string[] | undefined): 'default' | readonly strin
       });
     }
   }
-  return urls;
 }
 
 function isLoopback(address: string): boolean {

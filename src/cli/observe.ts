@@ -2,6 +2,7 @@
 import { toTunnelError } from '../error.js';
 import type { PeerSession } from '../session/handshake.js';
 import type { Dispatcher } from '../session/rpc-session.js';
+import { redactTicket } from '../session/ticket.js';
 import type { Report } from '../tunnel/events.js';
 import { PeerWatch, statsMethods } from '../tunnel/stats-watch.js';
 import type { Decision, StatusSource } from '../tunnel/status.js';
@@ -30,12 +31,16 @@ export interface ObserveOptions extends Omit<StatusModelOptions, 'pid'> {
 
 export interface Observation {
   readonly report: Report;
+  /** As `report`, for one of several parts that may have to do with the same peer. */
+  reportOf(link: string): Report;
+  /** What there is to see besides what events tell of. */
+  readonly tunnels: Pick<StatusModel, 'offer' | 'withdraw' | 'unlisten'>;
   /** A peer with a session has not answered for so long; undefined: it answers again. */
   onSilent(peer: PeerSession, silentMs: number | undefined): void;
   /** What `peer` may call here. */
   methods(peer: string): Dispatcher | undefined;
-  /** Begins to watch `source`. `invitation` is what an expose tells the people at this terminal. */
-  start(source: StatusSource, invitation?: readonly string[]): Promise<void>;
+  /** Begins to watch `source`. `invitation` is what an expose tells the people at this terminal, as of now. */
+  start(source: StatusSource, invitation?: () => readonly string[] | undefined): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -54,10 +59,13 @@ export async function observe(options: ObserveOptions): Promise<Observation> {
   let server: StatusServer | undefined;
   let view: OpenDashboard | undefined;
   let shown = false;
-  const report: Report = (event) => {
-    model.observe(event);
-    output.report(event);
-  };
+  const reportOf =
+    (link?: string): Report =>
+    (event) => {
+      model.observe(event, link);
+      output.report(event);
+    };
+  const report = reportOf();
   const quit = (how: 'quit' | 'interrupt') => {
     // As if the signal had come from outside: there is one way to end.
     process.kill(process.pid, how === 'quit' ? 'SIGTERM' : 'SIGINT');
@@ -77,6 +85,8 @@ export async function observe(options: ObserveOptions): Promise<Observation> {
   void shutdown.requested.then(() => model.stopping(DRAIN_MS));
   return {
     report,
+    reportOf,
+    tunnels: model,
     onSilent: (peer, silentMs) => model.peerSilent(peer, silentMs),
     methods: (peer) => (flags['share-stats'] ? statsMethods(model, peer) : undefined),
     async start(source, invitation) {
@@ -89,7 +99,8 @@ export async function observe(options: ObserveOptions): Promise<Observation> {
         endsTunnel: true,
         invitation,
         onQuit: quit,
-        onStray: (line) => model.note(line, 'warn'),
+        // What it shows goes to the status socket as well.
+        onStray: (line) => model.note(redactTicket(line), 'warn'),
         onCrash: (error) => {
           closeView();
           process.stderr.write(

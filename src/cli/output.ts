@@ -3,6 +3,7 @@ import type { TunnelError } from '../error.js';
 import { printable } from '../session/frame.js';
 import { redactTicket } from '../session/ticket.js';
 import type { TunnelEvent } from '../tunnel/events.js';
+import { reloadText } from '../tunnel/status-events.js';
 import type { Log } from './log.js';
 import { PeerNames } from './peer-names.js';
 import { Spinner } from './spinner.js';
@@ -12,6 +13,8 @@ export interface Output {
   report(event: TunnelEvent): void;
   /** `json` as an event where JSON is asked for, `lines` otherwise. */
   print(json: { readonly event: string } & Record<string, unknown>, lines: readonly string[]): void;
+  /** As `print`, in the place of what was printed before: not written to the terminal while that is muted. */
+  reprint(json: { readonly event: string } & Record<string, unknown>, lines: readonly string[]): void;
   /** While true, reports are not written to the terminal; a log file goes on. */
   mute(muted: boolean): void;
   close(): void;
@@ -50,6 +53,7 @@ export function jsonOutput(log: Log): Output {
       if (event.event === 'error') log.write('debug', `${event.code} ${event.message}`);
     },
     print: (event) => write(eventLine(event)),
+    reprint: (event) => write(eventLine(event)),
     mute: () => undefined,
     close: flush,
   };
@@ -73,10 +77,14 @@ export function plainOutput(log: Log, names: PeerNames = new PeerNames()): Outpu
     if (!muted || log.toFile) spinner.interrupted(() => log.write(level, text));
   };
   const sessions = new SessionLines(spinner, line, names);
+  const print: Output['print'] = (json, lines) => {
+    spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`));
+    if (json.event === 'ready' && !sessions.hasAny) spinner.start('waiting for a peer');
+  };
   return {
-    print(json, lines) {
-      spinner.interrupted(() => process.stdout.write(`${lines.join('\n')}\n`));
-      if (json.event === 'ready') spinner.start('waiting for a peer');
+    print,
+    reprint(json, lines) {
+      if (!muted) print(json, lines);
     },
     mute(now) {
       muted = now;
@@ -119,6 +127,9 @@ export function plainOutput(log: Log, names: PeerNames = new PeerNames()): Outpu
           break;
         case 'udp.totals':
           logged('debug', `UDP ${event.service ?? '(no service)'}: ${event.flows} flows${packets(event)}`);
+          break;
+        case 'reload':
+          line(reloadText(event));
           break;
         case 'notice':
           line(
@@ -176,6 +187,7 @@ class SessionLines {
   readonly #told = new Map<string, string>();
   /** Peers whose session has not been told to be lost. */
   readonly #connected = new Set<string>();
+  readonly #dialled = new Set<string>();
 
   constructor(spinner: Spinner, line: (text: string) => void, names: PeerNames) {
     this.#spinner = spinner;
@@ -183,10 +195,16 @@ class SessionLines {
     this.#names = names;
   }
 
+  /** Whether any peer is there, or dialled. */
+  get hasAny(): boolean {
+    return this.#connected.size + this.#dialled.size > 0;
+  }
+
   session(event: Extract<TunnelEvent, { event: 'session' }>): void {
     const peer = this.#names.label(event.peer);
     switch (event.state) {
       case 'connecting':
+        this.#dialled.add(event.peer);
         if (event.approval === undefined) {
           this.#spinner.start(`connecting to ${peer}`);
           break;

@@ -47,12 +47,18 @@ export async function peerArgument(
     });
   }
   if (ticketFile !== undefined && ticketFile !== STDIN)
-    return { peer: await readTicketFile(ticketFile), rest: others };
+    return { peer: await readTicketFile(ticketFile, warn(ticketFile)), rest: others };
   if (ticketFile === STDIN || source === STDIN) return { peer: await readTicketLine(), rest: others };
   return { peer: source as string, rest: others };
 }
 
-async function readTicketFile(path: string): Promise<string> {
+function warn(path: string): (fix: string) => void {
+  return (fix) =>
+    process.stderr.write(`warning: the ticket file ${path} can be read by others; run: ${fix}\n`);
+}
+
+/** `onOpenToOthers` is told how to mend the mode of a file that others can read, and may throw. Throws USAGE. */
+export async function readTicketFile(path: string, onOpenToOthers: (fix: string) => void): Promise<string> {
   const cannot = (why: string, hint: string, cause?: unknown) =>
     new TunnelError('USAGE', `the ticket file ${path} ${why}`, { hint, cause });
   try {
@@ -61,9 +67,7 @@ async function readTicketFile(path: string): Promise<string> {
     try {
       const stat = await file.stat();
       if (process.platform !== 'win32' && stat.isFile() && (stat.mode & 0o077) !== 0) {
-        process.stderr.write(
-          `warning: the ticket file ${path} can be read by others; run: chmod 600 '${path}'\n`,
-        );
+        onOpenToOthers(`chmod 600 '${path}'`);
       }
       let text = '';
       for await (const chunk of file.createReadStream({ encoding: 'utf8', autoClose: false })) {

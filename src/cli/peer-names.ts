@@ -43,7 +43,13 @@ export async function loadNames(names: PeerNames, file: PeersFile): Promise<void
  */
 export async function resolvePeer(text: string, file: PeersFile): Promise<Ticket> {
   if (!isPeerName(text) && !isNodeId(text.toLowerCase())) return parsePeer(text);
-  const [, entry] = findPeer(await file.read(), text) ?? [];
+  return peerIn(await file.read(), text);
+}
+
+/** As `resolvePeer`, with the book at hand. */
+export function peerIn(book: PeersBook, text: string): Ticket {
+  if (!isPeerName(text) && !isNodeId(text.toLowerCase())) return parsePeer(text);
+  const [, entry] = findPeer(book, text) ?? [];
   if (entry) return ticketOf(entry);
   if (!isPeerName(text)) return parsePeer(text);
   throw unknownPeer(text);

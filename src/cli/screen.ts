@@ -11,8 +11,6 @@ const LEAVE = '\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l';
 /** A terminal that knows them shows a frame at once; others ignore them. */
 const BEGIN = '\x1b[?2026h';
 const END = '\x1b[?2026l';
-/** Their default is to end the process, with the screen left as it is. */
-const FATAL_SIGNALS: readonly NodeJS.Signals[] = ['SIGHUP', 'SIGQUIT'];
 
 interface BlockingHandle {
   setBlocking?(blocking: boolean): void;
@@ -22,6 +20,8 @@ export interface ScreenOptions {
   readonly stdin: NodeJS.ReadStream;
   readonly stdout: NodeJS.WriteStream;
   readonly stderr: NodeJS.WriteStream;
+  /** Those that nobody handles, whose default is to end the process with the screen left as it is. */
+  readonly fatalSignals: readonly NodeJS.Signals[];
   /** A line that something wrote to the terminal beside the screen. */
   onStray(line: string): void;
 }
@@ -65,7 +65,7 @@ export class TerminalScreen extends Writable {
     process.on('exit', this.leave);
     process.on('SIGTSTP', this.#onSuspend);
     process.on('SIGCONT', this.#onContinue);
-    for (const signal of FATAL_SIGNALS) process.on(signal, this.#onFatalSignal);
+    for (const signal of this.#options.fatalSignals) process.on(signal, this.#onFatalSignal);
   }
 
   /** Gives the terminal back. Idempotent, and synchronous: there may be no later. */
@@ -79,7 +79,7 @@ export class TerminalScreen extends Writable {
     process.off('exit', this.leave);
     process.off('SIGTSTP', this.#onSuspend);
     process.off('SIGCONT', this.#onContinue);
-    for (const signal of FATAL_SIGNALS) process.off(signal, this.#onFatalSignal);
+    for (const signal of this.#options.fatalSignals) process.off(signal, this.#onFatalSignal);
     try {
       stdin.setRawMode(false);
       // One that has stalled gets it when it goes on: a process must not hang at its end for it.

@@ -1,15 +1,13 @@
 import { BaseCommand } from '../cli/base-command.js';
-import { parseDuration } from '../cli/duration.js';
+import { ForwardService, forwardPlan, UDP_IDLE } from '../cli/forward-service.js';
+import { onHangUp } from '../cli/hang-up.js';
 import { dialFlags, rateFlag, resumeFlag, statsFlags } from '../cli/network-flags.js';
 import { observe } from '../cli/observe.js';
 import { Args, Flags } from '../cli/oclif.js';
 import { peerArgument, ticketFileFlag } from '../cli/peer-argument.js';
 import { loadNames, PEER_ARGUMENT, peersFile, resolvePeer } from '../cli/peer-names.js';
-import { rememberAddresses } from '../cli/remember-addresses.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
-import { parseRateRules, Rates } from '../tunnel/rates.js';
-import { parseForwardSpecs } from '../tunnel/spec.js';
 
 export default class ForwardCommand extends BaseCommand {
   static override summary = "Listen locally and carry each connection or UDP flow to a peer's service";
@@ -48,7 +46,7 @@ export default class ForwardCommand extends BaseCommand {
     }),
     'udp-idle': Flags.string({
       description: 'how long after its last packet a UDP flow ends',
-      default: '2m',
+      default: UDP_IDLE,
       helpValue: '<time>',
     }),
   };
@@ -64,19 +62,10 @@ export default class ForwardCommand extends BaseCommand {
     const file = peersFile(this.paths);
     const ticket = await resolvePeer(given.peer, file);
     await loadNames(this.names, file);
-    const specs = parseForwardSpecs(given.rest);
-    const rates = new Rates(
-      parseRateRules(flags['limit-rate'], { services: specs.map(({ service }) => service) }),
-    );
-    const resumeTimeoutMs = parseDuration(flags['resume-timeout'], '--resume-timeout');
-    const giveUp = flags['reconnect-timeout'];
-    const reconnectTimeoutMs =
-      giveUp === undefined ? undefined : parseDuration(giveUp, '--reconnect-timeout');
-    const udpIdleMs = parseDuration(flags['udp-idle'], '--udp-idle', 1);
+    const plan = forwardPlan(ticket, given.rest, flags);
     const shutdown = listenForShutdown();
+    const endHangUp = onHangUp(() => void loadNames(this.names, file));
     const { identity } = await this.loadIdentity(flags);
-    const { openWays } = await import('../cli/ways.js');
-    const { ways, addresses, facts, networkChange, close } = await openWays(identity, ticket, flags);
     const observation = await observe({
       command: 'forward',
       nodeId: identity.nodeId,
@@ -87,33 +76,16 @@ export default class ForwardCommand extends BaseCommand {
       shutdown,
       nameOf: (nodeId) => this.names.nameOf(nodeId),
     });
-    const memory = rememberAddresses(file, ticket.nodeId, addresses, observation.report);
     let code: number;
+    let forward: ForwardService | undefined;
     try {
-      const { Forward } = await import('../tunnel/forward.js');
-      const forward = await Forward.start({
-        identity,
-        peer: ticket.nodeId,
-        ways,
-        addresses,
-        token: ticket.token,
-        specs,
-        resumeTimeoutMs,
-        rates,
-        reconnectTimeoutMs,
-        facts,
-        onNetworkChange: networkChange,
-        udpIdleMs,
-        report: memory.report,
-        onSilent: observation.onSilent,
-        methods: observation.methods(ticket.nodeId),
-      });
+      forward = await ForwardService.start(plan, { identity, observation, peersFile: file });
       await observation.start(forward.source);
       code = await serve(forward, shutdown);
     } finally {
-      await memory.close();
+      await forward?.close(0);
       await observation.close();
-      await close(shutdown.atOnce);
+      endHangUp();
       shutdown.dispose();
     }
     this.exit(code);

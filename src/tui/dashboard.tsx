@@ -24,7 +24,7 @@ export interface DashboardProps {
   /** Without it nothing is coloured; bold and inverse stay. */
   readonly color: boolean;
   /** What to run on the other machine; of an expose, which shows it until somebody has come. */
-  readonly invitation?: readonly string[] | undefined;
+  readonly invitation?: (() => readonly string[] | undefined) | undefined;
   /** Ending the view ends the tunnel under it. */
   readonly endsTunnel: boolean;
   /** `interrupt` is Ctrl-C. */
@@ -32,7 +32,8 @@ export interface DashboardProps {
 }
 
 export function Dashboard(props: DashboardProps): ReactElement {
-  const { feed, color, invitation } = props;
+  const { feed, color } = props;
+  const invitation = props.invitation?.();
   const { columns, rows } = useSize();
   const live = useSyncExternalStore(
     (listener) => feed.subscribe(listener),

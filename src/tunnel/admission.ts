@@ -22,9 +22,9 @@ export class Admission {
   #closed = false;
 
   constructor({ services, rights, report, ask, approvalTimeoutMs: timeoutMs }: AdmissionOptions) {
-    const offered = services.map(({ name, target }) => ({ name, protocol: target.protocol }));
+    const offered = () => this.policy.offered;
     this.approvals = ask
-      ? new Approvals({ report, services: offered, ...(timeoutMs === undefined ? {} : { timeoutMs }) })
+      ? new Approvals({ report, offered, ...(timeoutMs === undefined ? {} : { timeoutMs }) })
       : undefined;
     this.policy = new Policy(services, [...rights, ...(this.approvals ? [this.approvals] : [])]);
   }

@@ -24,7 +24,7 @@ const MAX_SHOWN_SERVICES = 16;
 export interface ApprovalsOptions {
   readonly report: Report;
   /** All that this process offers; what a peer asks for that does not say. */
-  readonly services: readonly ServiceInfo[];
+  readonly offered: () => readonly ServiceInfo[];
   readonly timeoutMs?: number;
   readonly maxPending?: number;
 }
@@ -166,7 +166,7 @@ export class Approvals implements RightsSource {
 
   #begin(key: string, { presented, from }: Question): Pending {
     const { peer, wants } = presented;
-    const { maxPending = LIMITS.approvals, timeoutMs = TIMEOUT_MS, services } = this.#options;
+    const { maxPending = LIMITS.approvals, timeoutMs = TIMEOUT_MS, offered } = this.#options;
     const pendings = [...this.#pending.values()];
     const ofPeer = pendings.filter((one) => one.peer === peer).length;
     const address = hostOf(from);
@@ -180,7 +180,7 @@ export class Approvals implements RightsSource {
     )
       throw new TunnelError('LIMIT', 'too many wait for approval already; try again later');
     this.#lastId += 1;
-    const asks = wants ?? services;
+    const asks = wants ?? offered();
     const approval: Approval = {
       id: this.#lastId,
       peer,

@@ -5,8 +5,13 @@ import type { PeerSession } from '../session/handshake.js';
 import type { Report } from './events.js';
 import type { ChannelFigures, StatusSource } from './status.js';
 
+/** Ids are unique in this process; a channel's number on the wire is only unique in its session. */
+let lastId = 0;
+
 /** Where a channel meets a socket on this side. */
 export interface ChannelPlace {
+  /** What took it; see `drain`. */
+  readonly owner?: object;
   /** Where it came in, and from whom. */
   readonly local?: string;
   readonly client?: () => string | undefined;
@@ -16,13 +21,20 @@ export interface ChannelPlace {
   readonly session?: () => PeerSession | undefined;
 }
 
+interface Open {
+  readonly channel: Channel;
+  readonly figures: ChannelFigures;
+  readonly owner: object | undefined;
+}
+
 export class ChannelTable {
   readonly #report: Report;
-  readonly #open = new Map<number, { readonly channel: Channel; readonly figures: ChannelFigures }>();
+  readonly #open = new Map<number, Open>();
   readonly #flows = new Map<number, ChannelFigures>();
-  /** Ids are unique in this process; a channel's number on the wire is only unique in its session. */
-  #lastId = 0;
-  #onEmpty: (() => void) | undefined;
+  /** How many are open. */
+  readonly #owned = new Map<object, number>();
+  /** Called at each end of a channel. */
+  readonly #draining = new Set<() => void>();
 
   constructor(report: Report) {
     this.#report = report;
@@ -31,7 +43,7 @@ export class ChannelTable {
   /** UDP flows: reported as channels, but not waited for. */
   readonly flows = {
     begin: (figures: (id: number) => ChannelFigures): number => {
-      const id = this.#takeId();
+      const id = takeId();
       this.#flows.set(id, figures(id));
       return id;
     },
@@ -40,11 +52,6 @@ export class ChannelTable {
     },
   };
 
-  #takeId(): number {
-    this.#lastId += 1;
-    return this.#lastId;
-  }
-
   /** Answers the function to call once, when the channel is over. */
   add(
     channel: Channel,
@@ -52,7 +59,7 @@ export class ChannelTable {
     service: string,
     place: ChannelPlace = {},
   ): (error: TunnelError | undefined) => void {
-    const id = this.#takeId();
+    const id = takeId();
     const described = {
       id,
       peer: peer.peer,
@@ -60,7 +67,10 @@ export class ChannelTable {
       protocol: 'tcp' as const,
       path: peer.session.path.kind,
     };
-    this.#open.set(id, { channel, figures: new LiveFigures(channel, described, place, peer) });
+    const figures = new LiveFigures(channel, described, place, peer);
+    const { owner } = place;
+    this.#open.set(id, { channel, figures, owner });
+    this.#own(owner, 1);
     this.#report({ event: 'channel.open', ...described });
     return (error) => {
       if (!this.#open.delete(id)) return;
@@ -72,25 +82,31 @@ export class ChannelTable {
         bytesOut: channel.bytesOut,
         durationMs: Math.round(channel.ageMs),
       });
-      if (this.#open.size === 0) this.#onEmpty?.();
+      this.#own(owner, -1);
+      for (const look of [...this.#draining]) look();
     };
   }
 
-  /** Waits until every channel has ended by itself, `timeoutMs` at most or until the signal. Answers how many have not. */
-  async drain(timeoutMs: number, signal?: AbortSignal): Promise<number> {
-    if (this.#open.size > 0 && !signal?.aborted) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, timeoutMs);
-        const done = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-        this.#onEmpty = done;
-        signal?.addEventListener('abort', done, { once: true });
-      });
-      this.#onEmpty = undefined;
-    }
-    return this.#open.size;
+  /**
+   * Waits until every channel has ended by itself, or those of these owners, `timeoutMs` at most or until
+   * the signal.
+   */
+  async drain(timeoutMs: number, signal?: AbortSignal, owners?: ReadonlySet<object>): Promise<void> {
+    if (this.#count(owners) === 0 || signal?.aborted) return;
+    await new Promise<void>((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        this.#draining.delete(look);
+        signal?.removeEventListener('abort', done);
+        resolve();
+      };
+      const look = () => {
+        if (this.#count(owners) === 0) done();
+      };
+      const timer = setTimeout(done, timeoutMs);
+      this.#draining.add(look);
+      signal?.addEventListener('abort', done, { once: true });
+    });
   }
 
   /** Whether bytes are under way that the peer has not taken: then its silence means more. */
@@ -99,8 +115,25 @@ export class ChannelTable {
     return false;
   }
 
-  abortAll(error: TunnelError): void {
-    for (const { channel } of this.#open.values()) channel.abort(error);
+  /** Resets every channel, or those of these owners. */
+  abortAll(error: TunnelError, owners?: ReadonlySet<object>): void {
+    for (const { channel, owner } of [...this.#open.values()]) {
+      if (!owners || (owner && owners.has(owner))) channel.abort(error);
+    }
+  }
+
+  #count(owners: ReadonlySet<object> | undefined): number {
+    if (!owners) return this.#open.size;
+    let count = 0;
+    for (const owner of owners) count += this.#owned.get(owner) ?? 0;
+    return count;
+  }
+
+  #own(owner: object | undefined, change: number): void {
+    if (!owner) return;
+    const count = (this.#owned.get(owner) ?? 0) + change;
+    if (count > 0) this.#owned.set(owner, count);
+    else this.#owned.delete(owner);
   }
 
   figures(id: number): ChannelFigures | undefined {
@@ -113,6 +146,11 @@ export class ChannelTable {
     open?.channel.abort(error);
     return open !== undefined;
   }
+}
+
+function takeId(): number {
+  lastId += 1;
+  return lastId;
 }
 
 /** What a status model reads of a service whose channels these are. */

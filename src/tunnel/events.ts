@@ -107,6 +107,17 @@ export type TunnelEvent =
       readonly service?: string;
       readonly flows: number;
     } & FlowTotals)
+  /** A config file was read again, and runs. */
+  | {
+      readonly event: 'reload';
+      readonly file: string;
+      /** What is new, gone, and otherwise than before: `expose db`, `forward 127.0.0.1:15432:db @ alice`. */
+      readonly added: readonly string[];
+      readonly removed: readonly string[];
+      readonly changed: readonly string[];
+      /** Keys that say something else now, which counts only after a restart. */
+      readonly restart: readonly string[];
+    }
   /** Something to know that is no error. */
   | {
       readonly event: 'notice';

@@ -66,8 +66,8 @@ export interface ExposeOptions {
   readonly methods?: ((peer: NodeId) => Dispatcher | undefined) | undefined;
   /** A peer has not answered for so long; undefined: it answers again. */
   readonly onSilent?: ((peer: PeerSession, silentMs: number | undefined) => void) | undefined;
-  /** Limits of bytes a second. */
-  readonly rates?: Rates | undefined;
+  /** Limits of bytes a second, asked for each new connection. */
+  readonly rates?: Pick<Rates, 'lanes'> | undefined;
   /** Others than `LIMITS`. */
   readonly limits?: Partial<Limits>;
 }
@@ -101,6 +101,8 @@ export class Expose {
   /** What each channel is for, and by what right. */
   readonly #services = new WeakMap<Channel, { readonly name: string; readonly grant: Grant }>();
   readonly #grants = new Map<PeerSession, Grant>();
+  /** Whom the channels of a service are counted for, by protocol and name. */
+  readonly #owners = new Map<string, object>();
   readonly #rights: RightsWatch;
   readonly #endWatch: () => void;
   readonly source: StatusSource;
@@ -150,6 +152,22 @@ export class Expose {
   /** Who waits to be let in, if anybody is asked; and the answers to that. */
   get approvals(): Approvals | undefined {
     return this.#admission.approvals;
+  }
+
+  /**
+   * Offers these from now on, new channels only. Those of a service that goes are waited for up to
+   * `drainMs`, unless it comes back meanwhile; what is left is reset.
+   */
+  async offer(services: readonly Service[], drainMs: number, signal?: AbortSignal): Promise<void> {
+    const gone = this.#policy.offer(services);
+    if (gone.length === 0) return;
+    await this.#channels.drain(drainMs, signal, this.#ownersOf(gone));
+    const left = this.#policy.forget(gone);
+    if (left.length === 0 || this.#closing) return;
+    const error = new TunnelError('SHUTDOWN', 'the service is not offered any more');
+    this.#channels.abortAll(error, this.#ownersOf(left));
+    this.#udp.recheck('shutdown');
+    this.#enforce();
   }
 
   /** Takes no new channels, waits up to `drainMs` for the open ones, then resets what is left. */
@@ -403,7 +421,7 @@ export class Expose {
 
   /** The session that a channel goes on over may have other rights than the one it was opened on. Throws DENIED. */
   #checkStillAllowed(channel: Channel, { grant }: Admitted): void {
-    if (this.#policy.service(grant, this.#services.get(channel)?.name ?? '')) return;
+    if (this.#policy.kept(grant, this.#services.get(channel)?.name ?? '')) return;
     const error = new TunnelError('DENIED', 'wanted to go on with a channel it may not have any more');
     channel.abort(error);
     throw error;
@@ -414,6 +432,7 @@ export class Expose {
     const track = () =>
       this.#channels.add(channel, peer, service.name, {
         target: formatTarget(service.target),
+        owner: this.#ownerOf(service),
         session: () => channels.sessionOf(channel),
       });
     tcpExit(channel, {
@@ -432,12 +451,24 @@ export class Expose {
   }
 
   #udpService(peer: NodeId, grant: Grant, name: string, asked: boolean): Service | undefined {
+    if (!asked) return this.#policy.kept(grant, name, 'udp');
     const service = this.#policy.service(grant, name, 'udp');
-    if (!service && asked) {
+    if (!service) {
       const error = new TunnelError('DENIED', 'asked for a UDP service it may not reach');
       this.#deny(peer, error.message, error);
     }
     return service;
+  }
+
+  #ownerOf({ name, target }: Service): object {
+    const key = `${target.protocol} ${name}`;
+    const owner = this.#owners.get(key) ?? {};
+    this.#owners.set(key, owner);
+    return owner;
+  }
+
+  #ownersOf(services: readonly Service[]): ReadonlySet<object> {
+    return new Set(services.map((service) => this.#ownerOf(service)));
   }
 
   // ---- who may
@@ -458,7 +489,7 @@ export class Expose {
     for (const process of this.#processes.values()) {
       for (const channel of process.all()) {
         const right = this.#services.get(channel);
-        if (!right || this.#policy.service(right.grant, right.name)) continue;
+        if (!right || this.#policy.kept(right.grant, right.name)) continue;
         channel.abort(error);
         this.#deny(
           right.grant.peer,

@@ -1,18 +1,12 @@
 /** The peers book in its file: read, changed as one step, and followed while a program runs. */
-import { type FSWatcher, watch } from 'node:fs';
-import { dirname } from 'node:path';
 import { systemCode, TunnelError, toTunnelError } from '../error.js';
+import { FileWatch } from './file-watch.js';
 import { EMPTY_BOOK, EVERY_SERVICE, type PeerEntry, type PeersBook } from './peers-book.js';
 import { editPeersBook, parsePeersBook } from './peers-toml.js';
 import type { Held, Rights, RightsSource, ServiceSet } from './policy.js';
 import { badFile, fileStamp, readSafeFile, type SafeFile, updateSafeFile } from './safe-file.js';
-import { wait } from './wait.js';
 
 const MAX_BYTES = 1024 * 1024;
-/** A change is seen this late at most, also where the system does not tell of changes. */
-const LOOK_MS = 400;
-/** Changes that follow each other faster than this are one. */
-const SETTLE_MS = 50;
 /** The machine's trouble, not the file's: it says nothing about who may connect. */
 const PASSING: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'EIO', 'EAGAIN', 'EINTR']);
 
@@ -72,15 +66,11 @@ export class LiveBook {
   readonly #file: PeersFile;
   readonly #onError: (error: TunnelError) => void;
   readonly #listeners = new Set<() => void>();
-  readonly #timer: NodeJS.Timeout;
-  #watcher: FSWatcher | undefined;
+  readonly #watch: FileWatch;
   #book: PeersBook;
   #byId: ReadonlyMap<string, Named>;
   /** Whoever wrote it may have been anyone: it takes rights away, and gives none. */
   #trusted = true;
-  #stamp: string;
-  #reading = false;
-  #closed = false;
 
   private constructor(
     file: PeersFile,
@@ -90,12 +80,14 @@ export class LiveBook {
   ) {
     this.#file = file;
     this.#onError = onError;
-    this.#stamp = stamp;
     this.#book = book;
     this.#byId = byId(book);
-    this.#timer = setInterval(() => void this.#look(), LOOK_MS);
-    this.#timer.unref();
-    this.#watch();
+    this.#watch = new FileWatch({
+      path: file.path,
+      stamp: () => file.stamp(),
+      known: stamp,
+      onChange: () => this.#reload(),
+    });
   }
 
   /** Throws BAD_STATE when it cannot be read. Later trouble goes to `onError`, once for each state of the file. */
@@ -135,10 +127,13 @@ export class LiveBook {
     this.#changed();
   }
 
+  /** Resolves when what the file says now counts. */
+  look(): Promise<void> {
+    return this.#watch.look();
+  }
+
   close(): void {
-    this.#closed = true;
-    clearInterval(this.#timer);
-    this.#watcher?.close();
+    this.#watch.close();
     this.#listeners.clear();
   }
 
@@ -151,34 +146,6 @@ export class LiveBook {
     if (services === undefined) return undefined;
     const first = Math.min(...valid.map(([, until]) => until ?? Number.POSITIVE_INFINITY));
     return { services, via: 'book', ...(Number.isFinite(first) ? { expiresAtMs: first } : {}) };
-  }
-
-  /** The folder, since the file is replaced as a whole. Only to be quicker than the timer. */
-  #watch(): void {
-    try {
-      this.#watcher = watch(dirname(this.#file.path), { persistent: false }, () => void this.#look());
-      this.#watcher.on('error', () => this.#watcher?.close());
-    } catch {
-      // No such folder yet, or no watches left.
-    }
-  }
-
-  async #look(): Promise<void> {
-    if (this.#reading || this.#closed) return;
-    this.#reading = true;
-    try {
-      while (!this.#closed) {
-        const stamp = this.#stampNow();
-        if (stamp === this.#stamp) break;
-        // An editor may empty a file before it fills it.
-        await wait(SETTLE_MS, { keepAlive: false });
-        if (stamp !== this.#stampNow()) continue;
-        if (this.#closed || !(await this.#reload())) break;
-        this.#stamp = stamp;
-      }
-    } finally {
-      this.#reading = false;
-    }
   }
 
   /** Answers false where it is to be tried again. */
@@ -219,14 +186,6 @@ export class LiveBook {
 
   #tell({ code, message, hint }: TunnelError, meanwhile: string): void {
     this.#onError(new TunnelError(code, `${message}; ${meanwhile}`, { hint }));
-  }
-
-  #stampNow(): string {
-    try {
-      return this.#file.stamp();
-    } catch {
-      return this.#stamp;
-    }
   }
 }
 

@@ -66,12 +66,35 @@ export interface Grant {
 }
 
 export class Policy {
-  readonly #services: readonly Service[];
+  #services: readonly Service[];
+  /** Not offered any more, while who has a connection to them may end it. */
+  #leaving: readonly Service[] = [];
   readonly #sources: readonly RightsSource[];
 
   constructor(services: readonly Service[], sources: readonly RightsSource[]) {
     this.#services = services;
     this.#sources = sources;
+  }
+
+  /** What there is. */
+  get offered(): readonly ServiceInfo[] {
+    return this.#services.map(infoOf);
+  }
+
+  /** Offers these from now on. Answers those that go: they are kept for what uses them, until `forget`. */
+  offer(services: readonly Service[]): readonly Service[] {
+    const isOffered = (one: Service) => services.some((other) => isSame(one, other));
+    const gone = this.#services.filter((service) => !isOffered(service));
+    this.#leaving = [...this.#leaving.filter((service) => !isOffered(service)), ...gone];
+    this.#services = services;
+    return gone;
+  }
+
+  /** Answers those that were not offered again meanwhile. */
+  forget(gone: readonly Service[]): readonly Service[] {
+    const left = gone.filter((service) => this.#leaving.includes(service));
+    this.#leaving = this.#leaving.filter((service) => !left.includes(service));
+    return left;
   }
 
   /** To be awaited before `admit`. Throws what turns the peer away. */
@@ -103,14 +126,17 @@ export class Policy {
 
   /** Whether anything is left of the grant. */
   isAlive(grant: Grant): boolean {
-    return this.#reach(grant).length > 0;
+    return this.#reach(grant, [...this.#services, ...this.#leaving]).length > 0;
   }
 
   /** The service of that name, if the grant covers it now. Undefined denies, and does not say whether it exists. */
   service(grant: Grant, name: string, protocol: Protocol = 'tcp'): Service | undefined {
-    return this.#reach(grant).find(
-      (service) => service.name === name && service.target.protocol === protocol,
-    );
+    return this.#reach(grant).find(isNamed(name, protocol));
+  }
+
+  /** As `service`, for what was begun with it: also where it is not offered any more. */
+  kept(grant: Grant, name: string, protocol: Protocol = 'tcp'): Service | undefined {
+    return this.#reach(grant, [...this.#services, ...this.#leaving]).find(isNamed(name, protocol));
   }
 
   /** Whether the grant covers this, offered or not. */
@@ -139,10 +165,10 @@ export class Policy {
     };
   }
 
-  #reach(grant: Grant): readonly Service[] {
+  #reach(grant: Grant, services = this.#services): readonly Service[] {
     const rights = this.#rights(grant);
     const denied = this.#denied(grant.peer);
-    return this.#services.filter((service) => this.#covers(infoOf(service), rights, denied));
+    return services.filter((service) => this.#covers(infoOf(service), rights, denied));
   }
 
   #covers(service: ServiceInfo, rights: readonly Rights[], denied: readonly ServiceSet[]): boolean {
@@ -173,21 +199,55 @@ function infoOf({ name, target }: Service): ServiceInfo {
   return { name, protocol: target.protocol };
 }
 
+function isNamed(name: string, protocol: Protocol): (service: Service) => boolean {
+  return (service) => service.name === name && service.target.protocol === protocol;
+}
+
+function isSame(one: Service, { name, target }: Service): boolean {
+  return isNamed(name, target.protocol)(one);
+}
+
 /** The identity itself: its owner's other processes and machines. */
 export function ownerSource(owner: NodeId): RightsSource {
   const held: Held = { current: () => ({ services: 'all', via: 'owner' }) };
   return { admit: ({ peer }) => (peer === owner ? held : undefined) };
 }
 
-/** Whoever comes. */
-export function publicSource(): RightsSource {
-  const held: Held = { current: () => ({ services: 'all', via: 'public' }) };
-  return { admit: () => held };
+export interface Declared {
+  /** These peers. */
+  readonly allow: Iterable<NodeId>;
+  /** Whoever comes. */
+  readonly public: boolean;
 }
 
-/** These peers, to every service. */
-export function allowSource(peers: Iterable<NodeId>): RightsSource {
-  const allowed = new Set(peers);
-  const held: Held = { current: () => ({ services: 'all', via: 'allow' }) };
-  return { admit: ({ peer }) => (allowed.has(peer) ? held : undefined) };
+/** Who may reach every service, as flags or a file say, which may say otherwise later. */
+export class DeclaredRights implements RightsSource {
+  readonly #listeners = new Set<() => void>();
+  #allow: ReadonlySet<NodeId> = new Set();
+  #public = false;
+
+  constructor(declared: Declared) {
+    this.declare(declared);
+  }
+
+  declare({ allow, public: isPublic }: Declared): void {
+    this.#allow = new Set(allow);
+    this.#public = isPublic;
+    for (const listener of [...this.#listeners]) listener();
+  }
+
+  /** Also for who has no right: it may be declared while the peer is connected. */
+  admit({ peer }: Presented): Held {
+    return { current: () => this.#rightsOf(peer) };
+  }
+
+  onChange(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  #rightsOf(peer: NodeId): Rights | undefined {
+    if (this.#allow.has(peer)) return { services: 'all', via: 'allow' };
+    return this.#public ? { services: 'all', via: 'public' } : undefined;
+  }
 }

@@ -146,6 +146,11 @@ export function parseForwardSpecs(texts: readonly string[]): readonly ForwardSpe
   return specs;
 }
 
+export function isSameSpec(one: ForwardSpec, other: ForwardSpec): boolean {
+  const isSame = one.protocol === other.protocol && one.service === other.service;
+  return isSame && formatLocal(one.local) === formatLocal(other.local);
+}
+
 export function formatTarget(target: Target): string {
   return target.kind === 'unix' ? `unix:${target.path}` : formatHostPort(target.host, target.port);
 }

@@ -1,4 +1,5 @@
 /** The events a person wants to look back at, as sentences, in a ring. */
+import { basename } from 'node:path';
 import { printable } from '../session/frame.js';
 import type { TunnelEvent } from './events.js';
 import type { StatusEvent } from './status.js';
@@ -80,6 +81,8 @@ function describe(event: TunnelEvent): Line | undefined {
             ? `asks to be let in to ${event.services.join(', ')}, from ${event.from}`
             : `${event.decision}: ${event.services.join(', ')}`,
       };
+    case 'reload':
+      return { level: event.restart.length > 0 ? 'warn' : 'info', text: reloadText(event) };
     case 'error':
       return {
         level: 'error',
@@ -88,6 +91,21 @@ function describe(event: TunnelEvent): Line | undefined {
     default:
       return undefined;
   }
+}
+
+/** `tunnel.toml read again: + expose web, − expose db; bind is as it was until a restart`. */
+export function reloadText(event: Extract<TunnelEvent, { event: 'reload' }>): string {
+  const { file, added, removed, changed, restart } = event;
+  const changes = [
+    ...added.map((one) => `+ ${one}`),
+    ...removed.map((one) => `− ${one}`),
+    ...changed.map((one) => `~ ${one}`),
+  ];
+  const left =
+    restart.length > 0
+      ? `; ${restart.join(', ')} ${restart.length === 1 ? 'is' : 'are'} as before until a restart`
+      : '';
+  return `${basename(file)} read again: ${changes.length > 0 ? changes.join(', ') : 'nothing has changed'}${left}`;
 }
 
 function sessionLine(event: Extract<TunnelEvent, { event: 'session' }>): Line {

@@ -35,6 +35,12 @@ export const EVERY_CHANNEL: ChannelQuery = {
   limit: Number.POSITIVE_INFINITY,
 };
 
+export interface OfferedService {
+  readonly name: string;
+  readonly protocol: string;
+  readonly target: string;
+}
+
 export interface StatusModelOptions {
   readonly pid: number;
   readonly command: string;
@@ -44,17 +50,13 @@ export interface StatusModelOptions {
   /** What the peers book calls a peer. */
   readonly nameOf?: ((nodeId: string) => string | undefined) | undefined;
   /** What an expose offers; a forward's tunnels come with its `listening` events. */
-  readonly services?: readonly {
-    readonly name: string;
-    readonly protocol: string;
-    readonly target: string;
-  }[];
+  readonly services?: readonly OfferedService[];
   /** Monotonic milliseconds. */
   readonly now?: () => number;
 }
 
 interface Tunnel {
-  readonly facts: Pick<TunnelStatus, 'key' | 'protocol' | 'local' | 'target' | 'service' | 'peer'>;
+  facts: Pick<TunnelStatus, 'key' | 'protocol' | 'local' | 'target' | 'service' | 'peer'>;
   readonly meter: Meter;
   open: number;
   total: number;
@@ -65,6 +67,8 @@ export class StatusModel {
   readonly #now: () => number;
   readonly #startedAt = new Date().toISOString();
   readonly #tunnels = new Map<string, Tunnel>();
+  /** By the id of an open channel: its tunnel may have made room for another one with the same key. */
+  readonly #tunnelOf = new Map<number, Tunnel>();
   readonly #channels: ChannelRecords;
   readonly #sessions: SessionRecords;
   readonly #events = new EventRing();
@@ -87,14 +91,29 @@ export class StatusModel {
     this.#now = options.now ?? (() => performance.now());
     this.#sampledAt = this.#now();
     this.#sessions = new SessionRecords(this.#now);
-    this.#channels = new ChannelRecords(({ tunnel }, bytesIn, bytesOut) => {
+    this.#channels = new ChannelRecords(({ figures }, bytesIn, bytesOut) => {
       this.#movedAt = this.#now();
       this.#totals.add(bytesIn, bytesOut);
-      this.#tunnels.get(tunnel)?.meter.add(bytesIn, bytesOut);
+      this.#tunnelOf.get(figures.id)?.meter.add(bytesIn, bytesOut);
     });
-    for (const { name, protocol, target } of options.services ?? []) {
+    this.offer(options.services ?? []);
+  }
+
+  /** An expose offers these, maybe beside others. */
+  offer(services: readonly OfferedService[]): void {
+    for (const { name, protocol, target } of services) {
       this.#addTunnel({ key: tunnelKey(protocol, name), protocol, service: name, target });
     }
+  }
+
+  /** An expose does not offer these any more. */
+  withdraw(services: readonly OfferedService[]): void {
+    for (const { name, protocol } of services) this.#removeTunnel(tunnelKey(protocol, name), {});
+  }
+
+  /** A forward of this peer's service does not listen there any more. */
+  unlisten(protocol: string, local: string, of: { readonly service: string; readonly peer: string }): void {
+    this.#removeTunnel(tunnelKey(protocol, local), of);
   }
 
   /** From now on counters are read, until `close`. */
@@ -103,7 +122,8 @@ export class StatusModel {
     this.#schedule(UNWATCHED_MS);
   }
 
-  observe(event: TunnelEvent): void {
+  /** `link`: of which of several parts of the process that may have to do with one peer. */
+  observe(event: TunnelEvent, link = ''): void {
     this.#changed = true;
     this.#events.observe(event, new Date());
     switch (event.event) {
@@ -113,7 +133,7 @@ export class StatusModel {
         break;
       }
       case 'session':
-        this.#sessions.observe(event);
+        this.#sessions.observe(event, link);
         break;
       case 'notice':
         this.#sessions.notice(event);
@@ -234,9 +254,21 @@ export class StatusModel {
   // ---- what events bring
 
   #addTunnel(facts: Tunnel['facts']): void {
-    if (!this.#tunnels.has(facts.key)) {
-      this.#tunnels.set(facts.key, { facts, meter: new Meter(), open: 0, total: 0 });
+    const known = this.#tunnels.get(facts.key);
+    if (known && known.facts.service === facts.service && known.facts.peer === facts.peer) {
+      known.facts = facts;
+      return;
     }
+    this.#tunnels.set(facts.key, { facts, meter: new Meter(), open: 0, total: 0 });
+  }
+
+  /** Unless there is another one under that key by now. */
+  #removeTunnel(key: string, of: { readonly service?: string; readonly peer?: string }): void {
+    const { facts } = this.#tunnels.get(key) ?? {};
+    if (of.service !== undefined && (facts?.service !== of.service || facts.peer !== of.peer)) return;
+    this.#tunnels.delete(key);
+    this.#changed = true;
+    this.hasten();
   }
 
   #open(id: number): void {
@@ -246,14 +278,17 @@ export class StatusModel {
     const record = this.#channels.open(figures);
     const tunnel = this.#tunnels.get(record.tunnel);
     if (!tunnel) return;
+    this.#tunnelOf.set(id, tunnel);
     tunnel.open += 1;
     tunnel.total += 1;
   }
 
   #close(event: Extract<TunnelEvent, { event: 'channel.close' }>): void {
-    const record = this.#channels.close(event.id, event);
-    const tunnel = record ? this.#tunnels.get(record.tunnel) : undefined;
-    if (tunnel) tunnel.open -= 1;
+    this.#channels.close(event.id, event);
+    const tunnel = this.#tunnelOf.get(event.id);
+    if (!tunnel) return;
+    this.#tunnelOf.delete(event.id);
+    tunnel.open -= 1;
   }
 
   /** Of the peers that occur in a snapshot. */

@@ -42,7 +42,7 @@ interface Down {
 export class SessionRecords {
   readonly #now: () => number;
   readonly #live = new Map<PeerSession, Live>();
-  /** Links without a session, by peer. */
+  /** Links without a session, by peer and by link. */
   readonly #down = new Map<string, Down>();
   /** Why a peer's sessions stay on a relay, as last told. */
   readonly #relayed = new Map<string, NonNullable<SessionStatus['relayed']>>();
@@ -58,12 +58,14 @@ export class SessionRecords {
     );
   }
 
-  observe(event: SessionEvent): void {
+  /** `link` tells links with one peer apart, as of one that is dialled and that dials in. */
+  observe(event: SessionEvent, link: string): void {
+    const key = `${event.peer} ${link}`;
     if (event.state === 'connecting' || event.state === 'reconnecting') {
-      const since = this.#down.get(event.peer)?.since ?? new Date(this.#downSince(event)).toISOString();
-      this.#down.set(event.peer, { since, event, at: Date.now() });
+      const since = this.#down.get(key)?.since ?? new Date(this.#downSince(event)).toISOString();
+      this.#down.set(key, { since, event, at: Date.now() });
     } else {
-      this.#down.delete(event.peer);
+      this.#down.delete(key);
     }
   }
 
@@ -129,7 +131,8 @@ export class SessionRecords {
         ...(live.theirs === undefined ? {} : { theirs: live.theirs }),
       });
     }
-    for (const [peer, { since, event, at }] of this.#down) {
+    for (const { since, event, at } of this.#down.values()) {
+      const { peer } = event;
       rows.push({
         key: keyOf(peer),
         peer,

@@ -227,7 +227,7 @@ export interface StatusSource {
   channel(id: number): ChannelFigures | undefined;
   sessions(): Iterable<PeerSession>;
   /** Of an expose. */
-  reach?(): Reach;
+  readonly reach?: (() => Reach) | undefined;
   /** Resets the channel; false when there is none of that id. */
   resetChannel(id: number): boolean;
   /** Who waits to be let in, the longest first. */

@@ -22,6 +22,8 @@ import type { TicketStore } from './ticket-store.js';
 const LOOK_MS = 250;
 /** As of the peers book: the machine's trouble, not the file's. */
 const PASSING: ReadonlySet<string> = new Set(['EMFILE', 'ENFILE', 'ENOMEM', 'EIO', 'EAGAIN', 'EINTR']);
+/** Of no file. */
+const STALE = 'stale';
 /** A peer shows one; each is compared with all that there are. */
 const MAX_TOKENS = 4;
 
@@ -43,13 +45,19 @@ export class TicketRights implements RightsSource {
   readonly #options: TicketRightsOptions;
   readonly #listeners = new Set<() => void>();
   readonly #errors = new RateLimit(1);
+  /** Of the expose's own tickets that count. */
+  #purposes: ReadonlySet<string>;
+  #unsaved: readonly TicketRecord[];
   #records: ReadonlyMap<string, TicketRecord> = new Map();
   #stamp: string;
   #reading: Promise<void> | undefined;
   #timer: NodeJS.Timeout | undefined;
 
   private constructor(options: TicketRightsOptions, stamp: string, records: readonly TicketRecord[]) {
+    const { purpose, unsaved } = options;
     this.#options = options;
+    this.#purposes = new Set(purpose === undefined ? [] : [purpose]);
+    this.#unsaved = unsaved ? [unsaved] : [];
     this.#stamp = stamp;
     this.#records = this.#relevant(records);
     this.#timer = setInterval(() => void this.#follow(), LOOK_MS).unref();
@@ -92,6 +100,22 @@ export class TicketRights implements RightsSource {
   onChange(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  /**
+   * The expose has another ticket of its own now, or none. `keep`: those it had before go on opening what
+   * they opened; otherwise they are void. Resolves when that counts.
+   */
+  async replace(
+    own: { readonly purpose: string; readonly unsaved?: TicketRecord | undefined } | undefined,
+    { keep }: { readonly keep: boolean },
+  ): Promise<void> {
+    this.#purposes = new Set([...(keep ? this.#purposes : []), ...(own ? [own.purpose] : [])]);
+    this.#unsaved = [...(keep ? this.#unsaved : []), ...(own?.unsaved ? [own.unsaved] : [])];
+    this.#records = this.#relevant([...this.#records.values()]);
+    // What was left out of the store before may count now.
+    this.#stamp = STALE;
+    await this.#follow();
   }
 
   close(): void {
@@ -192,11 +216,11 @@ export class TicketRights implements RightsSource {
   }
 
   #relevant(records: readonly TicketRecord[]): ReadonlyMap<string, TicketRecord> {
-    const { node, purpose, unsaved } = this.#options;
+    const { node } = this.#options;
     const mine = records.filter(
-      (record) => record.node === node && (record.purpose === undefined || record.purpose === purpose),
+      ({ node: of, purpose }) => of === node && (purpose === undefined || this.#purposes.has(purpose)),
     );
-    return new Map([...(unsaved ? [unsaved] : []), ...mine].map((record) => [record.id, record]));
+    return new Map([...this.#unsaved, ...mine].map((record) => [record.id, record]));
   }
 
   #tell({ code, message, hint }: TunnelError, meanwhile: string): void {

@@ -13,7 +13,10 @@ export interface FlowOwner {
   readonly instanceId: string;
 }
 
-/** The service, if the peer may reach it now. `asked`: the peer wants it, so that a denial is news. */
+/**
+ * The service, if the peer may reach it now. `asked`: the peer wants it, so that a denial is news; otherwise
+ * whether what it has may go on.
+ */
 export type Authorise = (service: string, asked: boolean) => Service | undefined;
 
 /** What keeps the flows of all sessions. */

@@ -72,6 +72,8 @@ export class UdpEntries {
   readonly #unassigned = new FlowCounters();
   readonly #idleMs: number;
   readonly #sweep: NodeJS.Timeout;
+  /** The one there is, also where no UDP needs it. */
+  #session: PeerSession | undefined;
   #current: Current | undefined;
   /** Of the process that knows the flows. */
   #instanceId: string | undefined;
@@ -96,13 +98,34 @@ export class UdpEntries {
       buffers: (bytes) => this.#report.socketBuffers(bytes),
     });
     this.#entries.push(entry);
+    if (this.#session && !this.#current) this.#use(this.#session);
     return entry;
+  }
+
+  /** Listens no longer there: its flows end now. */
+  async unlisten(entry: UdpEntry): Promise<void> {
+    const at = this.#entries.indexOf(entry);
+    if (at < 0) return;
+    this.#entries.splice(at, 1);
+    // Before its flows have been told of, so that none begins again.
+    this.#totals.of(entry.service).counters.drop('receive-buffer', entry.systemDrops);
+    entry.close();
+    const ends = [...this.#flows.values()].filter((flow) => flow.entry === entry);
+    await Promise.all(ends.map((flow) => this.#end(flow, 'shutdown')));
   }
 
   /** A session with the peer, which is used from now on until it ends or the next one comes. */
   session(peer: PeerSession): void {
     void this.#receive(peer);
-    if (this.#entries.length === 0 || this.#closed) return;
+    this.#session = peer;
+    void peer.session.closed.then(() => {
+      if (this.#session === peer) this.#session = undefined;
+    });
+    if (this.#entries.length > 0) this.#use(peer);
+  }
+
+  #use(peer: PeerSession): void {
+    if (this.#closed) return;
     const { instanceId } = peer.remote;
     if (this.#instanceId !== undefined && this.#instanceId !== instanceId) {
       for (const flow of [...this.#flows.values()]) this.#end(flow, 'peer-restarted');
@@ -139,8 +162,8 @@ export class UdpEntries {
     this.#closed = true;
     clearInterval(this.#sweep);
     await Promise.all([...this.#flows.values()].map((flow) => this.#end(flow, 'shutdown')));
-    if (this.#entries.length === 0) return;
     const totals = this.totals();
+    if (this.#entries.length === 0 && totals.length === 0) return;
     for (const entry of this.#entries) entry.close();
     for (const { service, flows, counters } of totals) {
       this.#report.totals(this.#options.peer, service, flows, counters);

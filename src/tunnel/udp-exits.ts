@@ -86,12 +86,12 @@ export class UdpExits {
     });
   }
 
-  /** Rights have changed: ends the flows that may not go on. Answers how many. */
-  recheck(): number {
+  /** Rights or services have changed: ends the flows that may not go on, with `reason`. Answers how many. */
+  recheck(reason: FlowEnd = 'denied'): number {
     let ended = 0;
     for (const [flow, { authorise }] of [...this.#ends]) {
       if (authorise(flow.service, false)) continue;
-      this.#end(flow, 'denied');
+      this.#end(flow, reason);
       ended += 1;
     }
     return ended;

@@ -171,12 +171,21 @@ describe.skipIf(NO_TMUX)(`the dashboard of a process${NO_TMUX ? ` (${NO_TMUX})` 
 
   it.each([
     ['SIGTERM', 'EXIT 0'],
-    ['SIGHUP', 'EXIT 129'],
     ['SIGQUIT', 'EXIT 131'],
   ] as const)('gives the terminal back after %s', async (signal, exit) => {
     const { terminal, close } = await forwardOnScreen();
     process.kill(terminal.pid(), signal);
     await expectRestored(terminal, exit);
+    await close();
+  });
+
+  it('stays on SIGHUP, which asks to read files again, while its terminal is there', async () => {
+    const { terminal, port, close } = await forwardOnScreen();
+    process.kill(terminal.pid(), 'SIGHUP');
+    const socket = await dial(port);
+    await terminal.until(/CHANNELS 1 /);
+    expect(terminal.modes()).toEqual({ alternate: true, cursor: false });
+    socket.destroy();
     await close();
   });
 
@@ -325,5 +334,12 @@ describe.skipIf(NO_TMUX)('tunnel dashboard', () => {
     await expectRestored(dashboard, 'EXIT 0');
     socket.destroy();
     await service.close();
+  });
+
+  it('gives the terminal back after SIGHUP: it has no files to read again', async () => {
+    const dashboard = tunnel('dashboard');
+    await dashboard.until(/0 processes/);
+    process.kill(dashboard.pid(), 'SIGHUP');
+    await expectRestored(dashboard, 'EXIT 129');
   });
 });

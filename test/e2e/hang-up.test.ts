@@ -63,6 +63,16 @@ describe.skipIf(NO_TMUX)(`a terminal that hangs up${NO_TMUX ? ` (${NO_TMUX})` : 
     }
   });
 
+  it('ends plain lines and JSON by SIGHUP, where SIGHUP comes: that is no wish to read files again', async () => {
+    for (const flags of ['--plain', '--json']) {
+      const { terminal, file } = forwardOn('foreground', flags);
+      await terminal.until((screen) => screen.replaceAll('\n', '').includes('iroh-direct'));
+      process.kill(pidOf(file), 'SIGHUP');
+      terminal.close();
+      expect(['SIGHUP', '129']).toContain(await endOf(file));
+    }
+  });
+
   it('ends plain lines by 129 with the next of them', async () => {
     const { terminal, file } = forwardOn('detached', '--plain');
     await terminal.until(/connected to .* over iroh-direct/);

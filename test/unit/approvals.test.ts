@@ -27,7 +27,7 @@ function approvals(options: { readonly maxPending?: number; readonly timeoutMs?:
     if (event.event === 'approval')
       events.push(`${event.peer[0]} ${event.services.join('+')} ${event.decision}`);
   };
-  return { events, all: new Approvals({ report, services: [DB, WEB], ...options }) };
+  return { events, all: new Approvals({ report, offered: () => [DB, WEB], ...options }) };
 }
 
 function question(

@@ -51,7 +51,7 @@ function show(
       actions={actions}
       color={false}
       endsTunnel={options.endsTunnel ?? true}
-      invitation={options.invitation}
+      invitation={() => options.invitation}
       onQuit={(how) => quits.push(how)}
     />
   );

@@ -2,6 +2,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Identity } from '../../src/session/identity.js';
 import type { NodeId } from '../../src/session/node-id.js';
 import {
+  DeclaredRights,
   type Grant,
   includesService,
   ownerSource,
@@ -218,5 +219,66 @@ describe('a set of services', () => {
     [['all'], 'dns', 'udp', false],
   ])('%j has %s over %s: %s', (set, name, protocol, has) => {
     expect(includesService(set === 'all' ? 'all' : new Set(set), { name, protocol })).toBe(has);
+  });
+});
+
+describe('what is offered may change', () => {
+  const [db, web] = parseTargets(['db=5432', 'web=3000']);
+  const [moved] = parseTargets(['db=5433']);
+  if (!db || !web || !moved) throw new Error('three services');
+
+  it('for new connections at once; what was begun with a service that goes is kept until it is forgotten', () => {
+    const changing = new Policy([db, web], [ownerSource(owner.nodeId)]);
+    const grant = changing.admit(presented(owner.nodeId)) as Grant;
+    const gone = changing.offer([moved]);
+    expect(gone).toEqual([web]);
+    expect(changing.service(grant, 'db')).toBe(moved);
+    expect(changing.service(grant, 'web')).toBeUndefined();
+    expect(changing.kept(grant, 'web')).toBe(web);
+    expect(changing.describe(grant)).toEqual([{ name: 'db', protocol: 'tcp' }]);
+    expect(changing.forget(gone)).toEqual([web]);
+    expect(changing.kept(grant, 'web')).toBeUndefined();
+  });
+
+  it('keeps a session alive for what is kept, and ends it when nothing is', () => {
+    const changing = new Policy([web], [ownerSource(owner.nodeId)]);
+    const grant = changing.admit(presented(owner.nodeId)) as Grant;
+    const gone = changing.offer([]);
+    expect(changing.isAlive(grant)).toBe(true);
+    changing.forget(gone);
+    expect(changing.isAlive(grant)).toBe(false);
+  });
+
+  it('forgets nothing that was offered again meanwhile, nor what went a second time', () => {
+    const changing = new Policy([web], [ownerSource(owner.nodeId)]);
+    const grant = changing.admit(presented(owner.nodeId)) as Grant;
+    const first = changing.offer([]);
+    const [again] = parseTargets(['web=3000']);
+    changing.offer([again as typeof web]);
+    expect(changing.forget(first)).toEqual([]);
+    changing.offer([]);
+    expect(changing.forget(first)).toEqual([]);
+    expect(changing.kept(grant, 'web')).toBe(again);
+  });
+});
+
+describe('declared rights', () => {
+  it('change while a peer is connected, whether or not it had any, and tell of it', () => {
+    const declared = new DeclaredRights({ allow: [], public: false });
+    const changing = new Policy(services, [declared]);
+    let told = 0;
+    const end = changing.onChange(() => {
+      told += 1;
+    });
+    const grant = changing.claim(presented(stranger.nodeId)) as Grant;
+    expect(changing.isAlive(grant)).toBe(false);
+    declared.declare({ allow: [stranger.nodeId], public: false });
+    expect(changing.service(grant, 'db')?.name).toBe('db');
+    declared.declare({ allow: [], public: true });
+    expect(changing.isAlive(grant)).toBe(true);
+    declared.declare({ allow: [owner.nodeId], public: false });
+    expect(changing.isAlive(grant)).toBe(false);
+    expect(told).toBe(3);
+    end();
   });
 });
