@@ -15,7 +15,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { namespacesMissing } from '../test/support/netns.js';
+import { type HostListener, namespacesMissing } from '../test/support/netns.js';
 import { type NatKind, RELAY_ADDRESSES, Topology } from '../test/support/topology.js';
 import { Machine } from '../test/support/tunnel-process.js';
 
@@ -60,6 +60,7 @@ interface Figures {
 async function measure(one: Case, folder: string): Promise<Figures> {
   const topology = await Topology.create();
   const machines: Machine[] = [];
+  let target: HostListener | undefined;
   const machine = (namespace: string) => {
     const made = new Machine({ namespace, bind: 'any', eventTimeoutMs: 60_000 });
     machines.push(made);
@@ -83,7 +84,7 @@ async function measure(one: Case, folder: string): Promise<Figures> {
       flags.push('--no-relay');
     }
     let arrived = 0;
-    const target = await topology.right.host.listen((socket) => {
+    target = await topology.right.host.listen((socket) => {
       socket.write('.');
       socket.on('data', (chunk: Buffer) => {
         arrived += chunk.length;
@@ -122,6 +123,8 @@ async function measure(one: Case, folder: string): Promise<Figures> {
   } finally {
     for (const one of machines.reverse()) await one.dispose();
     await topology.dispose();
+    // Last: nothing else keeps this process while the others are waited for.
+    await target?.close();
   }
 }
 
