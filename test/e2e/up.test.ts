@@ -365,7 +365,7 @@ describe('tunnel up', () => {
     const denying = await far.expose(`web=${target}`, '--no-ticket');
     const third = new Machine();
     closes.push(() => third.dispose());
-    const { ticket } = await third.expose(`web=${target}`);
+    const { ticket, nodeId } = await third.expose(`web=${target}`);
     const process = up(
       near,
       `[[forward]]\npeer = "${denying.ticket}"\nlisten = "0:web"\n[[forward]]\npeer = "${ticket}"\nlisten = "0:web"\n`,
@@ -373,8 +373,8 @@ describe('tunnel up', () => {
     expect((await process.event('error')).code).toBe('DENIED');
     const state = await process.event('session', { peer: denying.nodeId, state: 'reconnecting' });
     expect(state).toMatchObject({ error: { code: 'DENIED' }, nextTryMs: 60_000 });
-    const listening = process.events.filter(({ event }) => event === 'listening');
-    await connected(portOf(listening[1] as JsonEvent), 'web');
+    const listening = (peer: string) => process.event('listening', { peer });
+    await connected(portOf(await listening(nodeId)), 'web');
     const status = JSON.parse((await near.run('status', '--json')).stdout);
     expect(status.processes[0].sessions).toEqual(
       expect.arrayContaining([
@@ -397,7 +397,7 @@ describe('tunnel up', () => {
       500,
     );
     expect(asked).toBe(true);
-    await connected(portOf(listening[0] as JsonEvent), 'web');
+    await connected(portOf(await listening(denying.nodeId)), 'web');
   });
 
   it('ends with 69 when the last of it has given up, and until then runs the rest', async () => {
