@@ -1,6 +1,6 @@
 /** What `expose` says to people when it is ready. */
 import { basename, relative } from 'node:path';
-import { formatTarget, type Service } from '../tunnel/spec.js';
+import { formatService, formatTarget, type Service } from '../tunnel/spec.js';
 import { type Access, accessLines } from './who-may-connect.js';
 
 export interface BannerFacts {
@@ -62,8 +62,7 @@ export function suggestedSpecs(services: readonly Service[]): readonly string[] 
 
 /** The spec that listens on the port the service has here; without one, on any. */
 export function suggestedSpec(name: string, protocol: string, port: number | undefined): string {
-  const suffix = protocol === 'udp' ? '/udp' : '';
-  return (String(port) === name ? name : `${port ?? 0}:${name}`) + suffix;
+  return formatService(String(port) === name ? name : `${port ?? 0}:${name}`, protocol);
 }
 
 /** How this program was started, so that the printed line can be run as it is. */

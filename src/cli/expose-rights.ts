@@ -1,9 +1,9 @@
 /** What a running expose knows of who may connect beside its tickets: the peers book, and who asks. */
 import { shortNodeId } from '../session/node-id.js';
 import type { Approvals } from '../tunnel/approvals.js';
-import type { Report, TunnelEvent } from '../tunnel/events.js';
+import { errorEvent, type Report, type TunnelEvent } from '../tunnel/events.js';
 import { EVERY_SERVICE, recordDecision } from '../tunnel/peers-book.js';
-import type { LiveBook } from '../tunnel/peers-file.js';
+import { LiveBook, type PeersFile } from '../tunnel/peers-file.js';
 import type { Decision } from '../tunnel/status.js';
 
 export class ExposeRights {
@@ -12,8 +12,16 @@ export class ExposeRights {
   report: Report = () => undefined;
   approvals: Approvals | undefined;
 
-  constructor(book: LiveBook) {
+  private constructor(book: LiveBook) {
     this.book = book;
+  }
+
+  /** Throws BAD_STATE for a book that is damaged or not private. What goes wrong with it later is reported. */
+  static async open(file: PeersFile): Promise<ExposeRights> {
+    const rights: ExposeRights = new ExposeRights(
+      await LiveBook.open(file, (error) => rights.report(errorEvent(error))),
+    );
+    return rights;
   }
 
   /** Answers false when the peer does not wait any more. Throws when it cannot be written to the book. */

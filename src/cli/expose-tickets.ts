@@ -52,11 +52,18 @@ export function ticketTerms(flags: TicketFlags): TicketTerms | undefined {
   const ttlMs = parseTtl(flags['ticket-ttl'], '--ticket-ttl');
   const { ticket, once, pair } = flags;
   if (ticket) return { once, pair, ttlMs };
-  const said = ttlMs !== undefined ? '--ticket-ttl' : once ? '--once' : pair ? '--pair' : undefined;
+  const said = saidOfTicket(flags);
   if (said === undefined) return undefined;
-  throw new TunnelError('USAGE', `${said} is about the ticket, and --no-ticket makes none`, {
+  throw new TunnelError('USAGE', `--${said} is about the ticket, and --no-ticket makes none`, {
     hint: 'leave one of them out; other tickets are made with: tunnel ticket create',
   });
+}
+
+/** The first of what says something about the ticket. */
+export function saidOfTicket(flags: TicketFlags): 'ticket-ttl' | 'once' | 'pair' | undefined {
+  if (flags['ticket-ttl'] !== undefined) return 'ticket-ttl';
+  if (flags.once) return 'once';
+  return flags.pair ? 'pair' : undefined;
 }
 
 export interface TicketRightsOptions {

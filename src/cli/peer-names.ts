@@ -42,13 +42,17 @@ export async function loadNames(names: PeerNames, file: PeersFile): Promise<void
  * BAD_STATE where the book is needed and cannot be read.
  */
 export async function resolvePeer(text: string, file: PeersFile): Promise<Ticket> {
-  if (!isPeerName(text) && !isNodeId(text.toLowerCase())) return parsePeer(text);
-  return peerIn(await file.read(), text);
+  return isForBook(text) ? peerIn(await file.read(), text) : parsePeer(text);
+}
+
+/** A ticket says all there is by itself. */
+function isForBook(text: string): boolean {
+  return isPeerName(text) || isNodeId(text.toLowerCase());
 }
 
 /** As `resolvePeer`, with the book at hand. */
 export function peerIn(book: PeersBook, text: string): Ticket {
-  if (!isPeerName(text) && !isNodeId(text.toLowerCase())) return parsePeer(text);
+  if (!isForBook(text)) return parsePeer(text);
   const [, entry] = findPeer(book, text) ?? [];
   if (entry) return ticketOf(entry);
   if (!isPeerName(text)) return parsePeer(text);

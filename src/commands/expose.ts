@@ -11,8 +11,6 @@ import { Args, Flags } from '../cli/oclif.js';
 import { peerIn, peersFile } from '../cli/peer-names.js';
 import { serve } from '../cli/serve.js';
 import { listenForShutdown } from '../cli/shutdown.js';
-import { errorEvent } from '../tunnel/events.js';
-import { LiveBook } from '../tunnel/peers-file.js';
 
 export default class ExposeCommand extends BaseCommand {
   static override summary = 'Offer local services to peers';
@@ -73,9 +71,7 @@ export default class ExposeCommand extends BaseCommand {
   async run(): Promise<void> {
     const { flags, argv } = await this.parse(ExposeCommand, withAnnouncedName(this.argv));
     const output = this.output(flags);
-    const rights = new ExposeRights(
-      await LiveBook.open(peersFile(this.paths), (error) => rights.report(errorEvent(error))),
-    );
+    const rights = await ExposeRights.open(peersFile(this.paths));
     this.names.from((nodeId) => rights.book.nameOf(nodeId));
     const plan = exposePlan(argv as string[], flags, (peer) => peerIn(rights.book.book, peer).nodeId);
     const shutdown = listenForShutdown();

@@ -9,6 +9,7 @@ import type { ApprovalDecision, Report } from './events.js';
 import { LIMITS } from './limits.js';
 import type { Held, Presented, RightsSource, ServiceSet } from './policy.js';
 import { RateLimit } from './rate-limit.js';
+import { formatService } from './spec.js';
 import type { Approval } from './status.js';
 
 /** Sessions that wait for the same answer. */
@@ -184,7 +185,7 @@ export class Approvals implements RightsSource {
     const approval: Approval = {
       id: this.#lastId,
       peer,
-      services: asks.slice(0, MAX_SHOWN_SERVICES).map(nameOf),
+      services: asks.slice(0, MAX_SHOWN_SERVICES).map(({ name, protocol }) => formatService(name, protocol)),
       everything: wants === undefined,
       more: Math.max(0, asks.length - MAX_SHOWN_SERVICES),
       from,
@@ -233,11 +234,6 @@ function remember<K, V>(map: Map<K, V>, key: K, value: V): void {
     map.delete(oldest);
     break;
   }
-}
-
-/** As a spec of `forward` names it. */
-function nameOf({ name, protocol }: ServiceInfo): string {
-  return protocol === 'udp' ? `${name}/udp` : name;
 }
 
 /** As rights name it: this protocol only. */

@@ -83,7 +83,7 @@ export class ChannelTable {
         durationMs: Math.round(channel.ageMs),
       });
       this.#own(owner, -1);
-      for (const look of [...this.#draining]) look();
+      for (const look of this.#draining) look();
     };
   }
 
@@ -117,7 +117,7 @@ export class ChannelTable {
 
   /** Resets every channel, or those of these owners. */
   abortAll(error: TunnelError, owners?: ReadonlySet<object>): void {
-    for (const { channel, owner } of [...this.#open.values()]) {
+    for (const { channel, owner } of this.#open.values()) {
       if (!owners || (owner && owners.has(owner))) channel.abort(error);
     }
   }

@@ -126,7 +126,7 @@ export class Policy {
 
   /** Whether anything is left of the grant. */
   isAlive(grant: Grant): boolean {
-    return this.#reach(grant, [...this.#services, ...this.#leaving]).length > 0;
+    return this.#reach(grant, this.#begun).length > 0;
   }
 
   /** The service of that name, if the grant covers it now. Undefined denies, and does not say whether it exists. */
@@ -136,7 +136,7 @@ export class Policy {
 
   /** As `service`, for what was begun with it: also where it is not offered any more. */
   kept(grant: Grant, name: string, protocol: Protocol = 'tcp'): Service | undefined {
-    return this.#reach(grant, [...this.#services, ...this.#leaving]).find(isNamed(name, protocol));
+    return this.#reach(grant, this.#begun).find(isNamed(name, protocol));
   }
 
   /** Whether the grant covers this, offered or not. */
@@ -163,6 +163,11 @@ export class Policy {
     return () => {
       for (const end of ends) end();
     };
+  }
+
+  /** What somebody may be using. */
+  get #begun(): readonly Service[] {
+    return [...this.#services, ...this.#leaving];
   }
 
   #reach(grant: Grant, services = this.#services): readonly Service[] {

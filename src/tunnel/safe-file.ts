@@ -44,8 +44,8 @@ export async function readSafeFile({ path, what, maxBytes }: SafeFile): Promise<
     if (uid !== undefined && stat.uid !== uid && stat.uid !== 0)
       throw badFile(path, what, 'belongs to another user', `run: sudo chown ${uid} '${path}'`);
     if (process.platform !== 'win32' && (stat.mode & 0o077) !== 0) {
-      const mode = (stat.mode & 0o777).toString(8).padStart(4, '0');
-      throw badFile(path, what, `is open to others (mode ${mode})`, `run: chmod 600 '${path}'`);
+      const problem = `is open to others (mode ${formatMode(stat.mode)})`;
+      throw badFile(path, what, problem, `run: chmod 600 '${path}'`);
     }
     if (stat.size > maxBytes)
       throw badFile(path, what, `is larger than ${maxBytes} bytes`, 'restore it from a backup');
@@ -95,6 +95,11 @@ export async function updateSafeFile<T>(
 export function fileStamp(path: string): string {
   const stat = statSync(path, { throwIfNoEntry: false, bigint: true });
   return stat === undefined ? '' : `${stat.ino} ${stat.mtimeNs} ${stat.size} ${stat.mode}`;
+}
+
+/** As `chmod` takes it: `0600`. */
+export function formatMode(mode: number): string {
+  return (mode & 0o777).toString(8).padStart(4, '0');
 }
 
 /** BAD_STATE about a file: `problem` completes the sentence. */

@@ -2,6 +2,7 @@
 import { TunnelError } from '../error.js';
 import type { PeerSession } from '../session/handshake.js';
 import { decodeServices, type ServiceInfo } from '../session/hello.js';
+import { formatService } from './spec.js';
 
 const LIST_DEADLINE_MS = 10_000;
 
@@ -21,5 +22,5 @@ export async function listServices(peer: PeerSession): Promise<readonly ServiceI
 
 export function formatServices(services: readonly ServiceInfo[]): string {
   if (services.length === 0) return 'nothing';
-  return services.map(({ name, protocol }) => (protocol === 'udp' ? `${name}/udp` : name)).join(', ');
+  return services.map(({ name, protocol }) => formatService(name, protocol)).join(', ');
 }

@@ -151,6 +151,15 @@ export function isSameSpec(one: ForwardSpec, other: ForwardSpec): boolean {
   return isSame && formatLocal(one.local) === formatLocal(other.local);
 }
 
+/** A service as a spec names it: `db`, `dns/udp`. */
+export function formatService(name: string, protocol: string): string {
+  return protocol === 'udp' ? `${name}/udp` : name;
+}
+
+export function formatForwardSpec({ local, service, protocol }: ForwardSpec): string {
+  return `${formatLocal(local)}:${formatService(service, protocol)}`;
+}
+
 export function formatTarget(target: Target): string {
   return target.kind === 'unix' ? `unix:${target.path}` : formatHostPort(target.host, target.port);
 }

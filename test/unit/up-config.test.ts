@@ -11,28 +11,16 @@ import { findConfig, readConfig } from '../../src/cli/up/config-file.js';
 import { TunnelError } from '../../src/error.js';
 import { Identity } from '../../src/session/identity.js';
 import { formatTicket } from '../../src/session/ticket.js';
-import type { PeerEntry } from '../../src/tunnel/peers-book.js';
+import { newEntry } from '../../src/tunnel/peers-book.js';
 
 const ALICE = Identity.generate().nodeId;
 const BOB = Identity.generate().nodeId;
 const TOKEN = 'A'.repeat(22);
 const TICKET = formatTicket({ nodeId: ALICE, direct: ['192.0.2.7:4433'], relays: [], token: TOKEN });
 
-function entry(nodeId: typeof ALICE): PeerEntry {
-  return {
-    nodeId,
-    addresses: [],
-    relays: [],
-    webtransport: [],
-    token: undefined,
-    allow: new Map(),
-    deny: new Set(),
-  };
-}
-
 const book = new Map([
-  ['alice', entry(ALICE)],
-  ['bob', entry(BOB)],
+  ['alice', newEntry(ALICE)],
+  ['bob', newEntry(BOB)],
 ]);
 
 let folder: string;

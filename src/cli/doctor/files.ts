@@ -5,6 +5,7 @@ import { systemCode } from '../../error.js';
 import { readIdentity } from '../../session/identity.js';
 import { shortNodeId } from '../../session/node-id.js';
 import { isAbandonedSocket } from '../../tunnel/abandoned-socket.js';
+import { formatMode } from '../../tunnel/safe-file.js';
 import { EVERY_CHANNEL } from '../../tunnel/status-model.js';
 import { TicketStore } from '../../tunnel/ticket-store.js';
 import { lockHolder } from '../identity-lock.js';
@@ -113,8 +114,12 @@ export async function checkRuntime(folder: string): Promise<Check> {
     return problem(name, detail, 'point XDG_RUNTIME_DIR or TUNNEL_HOME at a folder of your own', 'config');
   }
   if ((stat.mode & 0o077) !== 0) {
-    const mode = (stat.mode & 0o777).toString(8).padStart(4, '0');
-    return problem(name, `${folder} is open to others (mode ${mode})`, `chmod 700 '${folder}'`, 'config');
+    return problem(
+      name,
+      `${folder} is open to others (mode ${formatMode(stat.mode)})`,
+      `chmod 700 '${folder}'`,
+      'config',
+    );
   }
   try {
     await access(folder, constants.W_OK);

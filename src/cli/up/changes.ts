@@ -1,7 +1,7 @@
 /** What a reload has changed, in the words of the config file. */
 import { isDeepStrictEqual } from 'node:util';
 import type { NodeId } from '../../session/node-id.js';
-import { type ForwardSpec, formatLocal, formatTarget, type Service } from '../../tunnel/spec.js';
+import { formatForwardSpec, formatService, formatTarget } from '../../tunnel/spec.js';
 import type { ExposePlan } from '../expose-plan.js';
 import { type ForwardPlan, isSameLink } from '../forward-service.js';
 import type { Common } from './common.js';
@@ -54,11 +54,14 @@ function partsOf(
 ): ReadonlyMap<string, string> {
   return new Map([
     ...(expose?.services ?? []).map((service): [string, string] => [
-      `expose ${nameOf(service)}`,
+      `expose ${formatService(service.name, service.target.protocol)}`,
       formatTarget(service.target),
     ]),
     ...forwards.flatMap(({ peer, specs }) =>
-      specs.map((spec): [string, string] => [`forward ${specOf(spec)} @ ${label(peer.nodeId)}`, '']),
+      specs.map((spec): [string, string] => [
+        `forward ${formatForwardSpec(spec)} @ ${label(peer.nodeId)}`,
+        '',
+      ]),
     ),
   ]);
 }
@@ -83,12 +86,4 @@ function isPeerOf(one: ForwardPlan, other: ForwardPlan): boolean {
 
 function isSettledAlike(one: ForwardPlan, other: ForwardPlan): boolean {
   return isSameLink(one, other) && isDeepStrictEqual(one.rates, other.rates);
-}
-
-function nameOf({ name, target }: Service): string {
-  return target.protocol === 'udp' ? `${name}/udp` : name;
-}
-
-function specOf({ local, service, protocol }: ForwardSpec): string {
-  return `${formatLocal(local)}:${service}${protocol === 'udp' ? '/udp' : ''}`;
 }

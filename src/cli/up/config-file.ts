@@ -3,6 +3,7 @@ import { constants, statSync } from 'node:fs';
 import { open } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { systemCode, TunnelError } from '../../error.js';
+import { formatMode } from '../../tunnel/safe-file.js';
 import type { Paths } from '../paths.js';
 
 const NAME = 'tunnel.toml';
@@ -43,18 +44,14 @@ export async function readConfig({ path, isNamed }: ConfigPlace): Promise<Config
     // Not to wait for ever where a FIFO lies in its place.
     const file = await open(path, constants.O_RDONLY | constants.O_NONBLOCK);
     try {
-      const { mode, uid, size, ...stat } = await file.stat().then((one) => ({
-        mode: one.mode,
-        uid: one.uid,
-        size: one.size,
-        isFile: one.isFile(),
-      }));
-      if (!stat.isFile) throw bad('is not a file', 'it is read again while it is used');
+      const stat = await file.stat();
+      const { mode, uid, size } = stat;
+      if (!stat.isFile()) throw bad('is not a file', 'it is read again while it is used');
       if (size > MAX_BYTES) throw bad(`is larger than ${MAX_BYTES} bytes`, 'split it between two processes');
       if (process.platform !== 'win32') {
         // It says who may connect.
         if ((mode & 0o022) !== 0)
-          throw bad(`can be written by others (mode ${octal(mode)})`, `run: chmod go-w '${path}'`);
+          throw bad(`can be written by others (mode ${formatMode(mode)})`, `run: chmod go-w '${path}'`);
         if (!isNamed && uid !== process.getuid?.() && uid !== 0)
           throw bad('belongs to another user', `if you trust it, name it: tunnel up --config '${path}'`);
       }
@@ -68,8 +65,4 @@ export async function readConfig({ path, isNamed }: ConfigPlace): Promise<Config
     if (code === 'ENOENT') throw bad('does not exist', 'check its path: tunnel up --config <path>', error);
     throw bad(`cannot be read (${code})`, 'check its owner and mode', error);
   }
-}
-
-function octal(mode: number): string {
-  return (mode & 0o777).toString(8).padStart(4, '0');
 }

@@ -5,7 +5,7 @@ import { TunnelError } from '../../error.js';
 import type { Ticket } from '../../session/ticket.js';
 import type { PeersBook } from '../../tunnel/peers-book.js';
 import { parseRateRules } from '../../tunnel/rates.js';
-import { type ForwardSpec, formatLocal, type Local, parseForwardSpecs } from '../../tunnel/spec.js';
+import { formatForwardSpec, formatLocal, type Local, parseForwardSpecs } from '../../tunnel/spec.js';
 import { type ForwardPlan, UDP_IDLE } from '../forward-service.js';
 import { VIAS } from '../network-flags.js';
 import { readTicketFile } from '../peer-argument.js';
@@ -97,14 +97,10 @@ export function checkBeside(plan: ForwardPlan, others: readonly ForwardPlan[], s
       if (!twin) continue;
       throw section.fail(
         'listen',
-        `has ${written(spec)}, and ${formatLocal(twin.local)} is where [[forward]] ${index + 1} listens`,
+        `has '${formatForwardSpec(spec)}', and ${formatLocal(twin.local)} is where [[forward]] ${index + 1} listens`,
       );
     }
   }
-}
-
-function written({ local, service, protocol }: ForwardSpec): string {
-  return `'${formatLocal(local)}:${service}${protocol === 'udp' ? '/udp' : ''}'`;
 }
 
 function overlap(one: Local, other: Local): boolean {

@@ -42,15 +42,6 @@ export function each<T>(
   texts: readonly string[],
   read: (texts: readonly string[]) => T,
 ): T {
-  for (const text of texts) if (isAloneWrong(text, read)) section.as(key, text, () => read([text]));
+  for (const text of texts) section.as(key, text, () => read([text]));
   return section.as(key, undefined, () => read(texts));
-}
-
-function isAloneWrong(text: string, read: (texts: readonly string[]) => unknown): boolean {
-  try {
-    read([text]);
-    return false;
-  } catch {
-    return true;
-  }
 }

@@ -9,7 +9,7 @@ import type { PeersBook } from '../../tunnel/peers-book.js';
 import { parseRateRules } from '../../tunnel/rates.js';
 import { parseTargets } from '../../tunnel/spec.js';
 import { ASK_TIMEOUT, announcement, type ExposePlan, speedRight } from '../expose-plan.js';
-import { type TicketTerms, ticketTerms } from '../expose-tickets.js';
+import { saidOfTicket, type TicketTerms, ticketTerms } from '../expose-tickets.js';
 import type { ForwardPlan } from '../forward-service.js';
 import { parseListenAddress } from '../listen-address.js';
 import { CONGESTIONS, checkRelays, type DialFlags, RESUME_TIMEOUT, VIAS } from '../network-flags.js';
@@ -164,14 +164,17 @@ function parseExpose(section: Section, common: Common, { book }: ConfigContext):
 }
 
 function termsOf(section: Section): TicketTerms | undefined {
-  const ticket = section.flag('ticket') ?? true;
-  const [once, pair] = [section.flag('once') ?? false, section.flag('pair') ?? false];
-  const ttl = section.word('ticket-ttl');
-  const said = ttl !== undefined ? 'ticket-ttl' : once ? 'once' : pair ? 'pair' : undefined;
-  if (!ticket && said !== undefined) {
+  const flags = {
+    ticket: section.flag('ticket') ?? true,
+    once: section.flag('once') ?? false,
+    pair: section.flag('pair') ?? false,
+    'ticket-ttl': section.word('ticket-ttl'),
+  };
+  const said = saidOfTicket(flags);
+  if (!flags.ticket && said !== undefined) {
     throw section.fail(said, "is about the ticket, and 'ticket' is false: leave out one of them");
   }
-  return section.as('ticket-ttl', ttl, () => ticketTerms({ ticket, once, pair, 'ticket-ttl': ttl }));
+  return section.as('ticket-ttl', flags['ticket-ttl'], () => ticketTerms(flags));
 }
 
 function bad(

@@ -3,16 +3,17 @@ import { TunnelError, toTunnelError } from '../../error.js';
 import { errorEvent, type Report } from '../../tunnel/events.js';
 import { FileWatch } from '../../tunnel/file-watch.js';
 import { fileStamp } from '../../tunnel/safe-file.js';
+import type { ConfigText } from './config-file.js';
 
 export interface ReloaderOptions {
   readonly path: string;
   /** The stamp, and the text, of what runs. */
   readonly known: string;
   readonly text: string;
-  /** Answers the text of the file. Throws BAD_CONFIG. */
-  read(): Promise<string>;
+  /** Throws BAD_CONFIG. */
+  read(): Promise<ConfigText>;
   /** Runs what the file says now. Throws BAD_CONFIG with nothing changed. */
-  apply(): Promise<void>;
+  apply(file: ConfigText): Promise<void>;
   readonly report: Report;
 }
 
@@ -60,11 +61,11 @@ export class Reloader {
     if (this.#closed) return;
     const { read, apply, report } = this.#options;
     try {
-      const text = await read();
+      const file = await read();
       // Touched, or read by somebody's word a moment ago.
-      if (!always && text === this.#text) return;
-      this.#text = text;
-      await apply();
+      if (!always && file.text === this.#text) return;
+      this.#text = file.text;
+      await apply(file);
     } catch (cause) {
       const { code, message, hint } = toTunnelError(cause);
       report(errorEvent(new TunnelError(code, `${message}; what runs goes on as it was`, { hint })));

@@ -1,7 +1,5 @@
 /** Runs a config file until it is told to end. */
 import { loadIdentity } from '../../session/identity.js';
-import { errorEvent } from '../../tunnel/events.js';
-import { LiveBook } from '../../tunnel/peers-file.js';
 import { fileStamp } from '../../tunnel/safe-file.js';
 import type { ViewFlags } from '../dashboard.js';
 import { ExposeRights } from '../expose-rights.js';
@@ -14,8 +12,8 @@ import { serve } from '../serve.js';
 import { listenForShutdown } from '../shutdown.js';
 import { commonDifferences } from './changes.js';
 import type { Common, Given } from './common.js';
-import { parseConfig, type UpConfig } from './config.js';
-import { findConfig, readConfig } from './config-file.js';
+import { parseConfig } from './config.js';
+import { type ConfigText, findConfig, readConfig } from './config-file.js';
 import { Reloader } from './reloader.js';
 import { Tunnels } from './tunnels.js';
 
@@ -32,16 +30,14 @@ export interface UpOptions {
 export async function runUp({ flags, given, output, paths, names }: UpOptions): Promise<number> {
   const place = findConfig(flags.config, paths);
   const file = peersFile(paths);
-  const rights = new ExposeRights(await LiveBook.open(file, (error) => rights.report(errorEvent(error))));
+  const rights = await ExposeRights.open(file);
   names.from((nodeId) => rights.book.nameOf(nodeId));
-  const parse = async (running?: Common): Promise<UpConfig & { readonly text: string }> => {
-    const source = await readConfig(place);
-    const config = await parseConfig(source, { given, book: rights.book.book, paths, running });
-    return { ...config, text: source.text };
-  };
+  const parse = (source: ConfigText, running?: Common) =>
+    parseConfig(source, { given, book: rights.book.book, paths, running });
   // Before it is read: what comes in between is noticed at the first look.
   const known = fileStamp(place.path);
-  const { common, text, ...plans } = await parse();
+  const first = await readConfig(place);
+  const { common, ...plans } = await parse(first);
   const shutdown = listenForShutdown();
   let reloader: Reloader | undefined;
   const endHangUp = onHangUp(() => void reloader?.reload());
@@ -80,13 +76,13 @@ export async function runUp({ flags, given, output, paths, names }: UpOptions): 
     reloader = new Reloader({
       path: place.path,
       known,
-      text,
+      text: first.text,
       report,
-      read: async () => (await readConfig(place)).text,
-      apply: async () => {
+      read: () => readConfig(place),
+      apply: async (source) => {
         // The names of peers may mean others.
         await rights.book.look();
-        const config = await parse(common);
+        const config = await parse(source, common);
         const { isOfferNew, restart, ...changes } = await running.follow(config);
         const left = [...commonDifferences(common, config.common), ...restart];
         report({ event: 'reload', file: place.path, ...changes, restart: left });
