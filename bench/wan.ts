@@ -35,6 +35,8 @@ const losses = numbers(args.loss ?? (args.quick ? '0,1' : '0,0.1,1'));
 const bytesPerSecond = (Number(args.mbit) * 1e6) / 8;
 /** A tenth of a second, as home routers have. */
 const queueBytes = bytesPerSecond / 10;
+/** Until the queue is empty, and twice that. */
+const drainMs = (2000 * queueBytes) / bytesPerSecond;
 const LOAD = fileURLToPath(new URL('./support/wan-load.js', import.meta.url));
 const say = (text: string) => console.log(text);
 
@@ -56,9 +58,9 @@ class Talk {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  async ask(): Promise<number> {
+  async ask(line = ''): Promise<number> {
     const answer = this.next();
-    this.child.stdin?.write('\n');
+    this.child.stdin?.write(`${line}\n`);
     return Number(await answer);
   }
 }
@@ -72,6 +74,8 @@ async function throughput(wan: Wan, sink: Talk, to: { host: string; port: number
   const bytes = (await sink.ask()) - before;
   const tookMs = performance.now() - startedAt;
   load.child.kill('SIGKILL');
+  // What the sender's kernel still holds would fill the line's queue when the next one connects.
+  await sink.ask('end');
   return (bytes * 8) / tookMs / 1000;
 }
 
@@ -110,6 +114,7 @@ async function main(): Promise<void> {
           await wan.set(line);
           const tcpRate = await throughput(wan, sink, { host: Wan.FAR, port: target }, streams);
           const figures = [tcpRate.toFixed(1)];
+          await sleep(rtt + drainMs);
           let { lateMs } = await wan.set(line);
           for (const one of congestion) {
             const forward = near.start('forward', ticket, '0:bulk', '--congestion', one);
@@ -120,6 +125,7 @@ async function main(): Promise<void> {
             figures.push(`${isLost ? 'lost ' : ''}${rate.toFixed(1)}`);
             forward.kill('SIGKILL');
             await forward.exited;
+            await sleep(rtt + drainMs);
             lateMs = Math.max(lateMs, (await wan.set(line)).lateMs);
           }
           say(row([`${rtt} ms`, `${loss} %`, String(streams), ...figures, `${lateMs.toFixed(0)} ms`]));
