@@ -10,6 +10,7 @@ import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { execute, filesOf, PREFIX, removeNamespace, removeStale, watch } from './netns-cleanup.js';
 import { Agent } from './netns-sockets.js';
 
@@ -83,6 +84,15 @@ export class Host {
     await this.run('ip', ['addr', 'add', `${this.address}/24`, 'dev', DEVICE]);
     await this.run('ip', ['link', 'set', DEVICE, 'up']);
     await this.run('ip', ['route', 'replace', 'default', 'via', this.gateway]);
+  }
+
+  /** The kernel says up to a second late that a new device has its other end; till then, no program counts its address. */
+  async whenUp(): Promise<void> {
+    for (let left = 100; left > 0; left -= 1) {
+      if ((await this.run('cat', [`/sys/class/net/${DEVICE}/operstate`])).trim() === 'up') return;
+      await sleep(50);
+    }
+    throw new Error(`${DEVICE} of ${this.namespace} does not come up`);
   }
 
   /** Loses link, address and route: a machine without any network. */
@@ -197,6 +207,7 @@ export class Network {
       await router.run('ip', ['link', 'set', port, 'up']);
       if (joined) await host.joinNetwork();
     }
+    if (joined) await Promise.all([near, far].map((host) => host.whenUp()));
   }
 
   /** Silently: every packet between the two hosts disappears, and nobody is told. */

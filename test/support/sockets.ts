@@ -30,10 +30,18 @@ export async function listen(
   };
 }
 
+/** A connection that was there, also where its reset comes before the connect is reported: see `endOf`. */
 export async function dial(port: number): Promise<Socket> {
   const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
-  await once(socket, 'connect');
+  await new Promise<void>((resolve, reject) => {
+    socket.once('connect', resolve);
+    socket.once('error', (error) => (isReset(error) ? resolve() : reject(error)));
+  });
   return socket;
+}
+
+function isReset(error: NodeJS.ErrnoException | null): boolean {
+  return error?.code === 'ECONNRESET';
 }
 
 /** Reads to the end, whatever it is. */
@@ -50,13 +58,12 @@ export async function readAll(socket: Socket): Promise<{ ending: Ending; bytes: 
 
 /** How a socket ended: a clean end of file, or a reset (ECONNRESET). */
 export function endOf(socket: Socket): Promise<Ending> {
+  if (isReset(socket.errored)) return Promise.resolve('reset');
   holdOpen(socket);
   return new Promise((resolve) => {
     // Where libuv takes a reset for an end of file, the test must not either.
     socket.once('end', () => confirmEnd(socket, () => resolve('end')));
-    socket.once('error', (error: NodeJS.ErrnoException) =>
-      resolve(error.code === 'ECONNRESET' ? 'reset' : 'closed'),
-    );
+    socket.once('error', (error: NodeJS.ErrnoException) => resolve(isReset(error) ? 'reset' : 'closed'));
     socket.once('close', () => resolve('closed'));
   });
 }
