@@ -58,7 +58,7 @@ export function parseTicket(text: string): Ticket {
   try {
     nodeId = parseNodeId(host);
   } catch (error) {
-    throw badTicket('is cut short or not one of ours: its node ID is not 64 hex digits', error);
+    throw badTicket(`is cut short or not one of ours: ${(error as TunnelError).message}`, error);
   }
   if (
     mark >= 0 &&

@@ -16,7 +16,7 @@ import { dial, listen, readAll } from '../support/sockets.js';
 import { NO_TMUX, Terminal } from '../support/terminal.js';
 import { Machine, RUN } from '../support/tunnel-process.js';
 
-const ID = 'ab'.repeat(32);
+const ID = 'd75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a';
 let machine: Machine;
 
 beforeEach(() => {

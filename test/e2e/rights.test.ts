@@ -5,6 +5,7 @@ import { chmodSync, existsSync, readFileSync, statSync, symlinkSync, writeFileSy
 import type { Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Identity } from '../../src/session/identity.js';
 import { AT_ONCE_MS } from '../support/at-once.js';
 import { eventually } from '../support/eventually.js';
 import { dial, endOf as ending, listen } from '../support/sockets.js';
@@ -297,7 +298,7 @@ describe('the peers book', () => {
   it('loses nothing when many processes write it at once', async () => {
     const names = Array.from({ length: 8 }, (_, index) => `peer-${index}`);
     const runs = await Promise.all(
-      names.map((name, index) => here.run('peers', 'add', name, String(index).repeat(64))),
+      names.map((name) => here.run('peers', 'add', name, Identity.generate().nodeId)),
     );
     expect(runs.map(({ code }) => code)).toEqual(names.map(() => 0));
     const listed = (await peers('list')).peers as { name: string }[];
