@@ -6,6 +6,7 @@ use bytes::Bytes;
 use napi::{Env, bindgen_prelude::ToNapiValue, sys};
 
 use crate::{
+    arrivals,
     connection::Connection,
     js,
     queue::{Event, Queue},
@@ -60,6 +61,11 @@ impl Deliverer {
         }
     }
 
+    /// The event loop has had its turn.
+    pub fn begin_turn(&mut self) {
+        self.work = 0;
+    }
+
     /// The array to call JavaScript with.
     pub fn next(&mut self, env: sys::napi_env) -> napi::Result<Quadruples> {
         self.values.clear();
@@ -67,6 +73,7 @@ impl Deliverer {
             self.yield_to_loop();
             return array(env, &[]).map(Quadruples);
         }
+        arrivals::look();
         let mut events = self.queue.take(std::mem::take(&mut self.spare));
         let mut batch = Batch {
             env,
@@ -101,7 +108,7 @@ impl Deliverer {
     }
 }
 
-pub struct Quadruples(sys::napi_value);
+pub struct Quadruples(pub sys::napi_value);
 
 impl ToNapiValue for Quadruples {
     unsafe fn to_napi_value(_: sys::napi_env, value: Self) -> napi::Result<sys::napi_value> {
@@ -177,6 +184,7 @@ impl Batch<'_> {
             }
             Event::Settle(settle) => settle.run(self.env),
             Event::Finished(waiting) => {
+                arrivals::remove(queue);
                 queue.finish();
                 for resolver in waiting() {
                     resolver.with(Ok(())).run(self.env);

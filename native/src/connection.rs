@@ -27,6 +27,7 @@ use napi::{
     sys,
 };
 use napi_derive::napi;
+use noq::here::movable;
 use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +41,7 @@ use crate::{
     path::{PathChange, PathInfo, PathNotice},
     promise::{self, Promise},
     queue::{Event, Queue},
+    quiet,
     recv::{RecvHalf, Scratch, Sink},
     runtime,
     send::SendHalf,
@@ -310,7 +312,7 @@ impl Link {
         conn: &IrohConnection,
         part: impl FnOnce(Arc<Self>, IrohConnection) -> F,
     ) -> JoinHandle<()> {
-        let part = part(self.clone(), conn.clone());
+        let part = movable(part(self.clone(), conn.clone()));
         self.tasks.spawn_on(part, runtime::handle())
     }
 
@@ -450,8 +452,9 @@ impl Link {
         // Also with nothing left to send: this is what notices a lost connection.
         let send = || conn.send_many_datagrams(&datagrams);
         let size: usize = datagrams.iter().map(Bytes::len).sum();
-        Ok(if size <= LITTLE {
-            noq::together(send)?
+        quiet::sent();
+        Ok(if size <= LITTLE && quiet::is_quiet() {
+            quiet::here(send)?
         } else {
             send()?
         })

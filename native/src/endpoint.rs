@@ -1,8 +1,10 @@
 //! `Endpoint`: binding, dialling, accepting and closing.
 
 use std::{
+    cell::RefCell,
     net::SocketAddr,
     pin::pin,
+    rc::Rc,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
@@ -20,17 +22,19 @@ use iroh::{
     endpoint::{ConnectingError, Connection as IrohConnection, Incoming},
 };
 use napi::{
-    Env,
+    Env, JsValue,
     bindgen_prelude::{Function, Object, ToNapiValue},
     sys,
     threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
 };
 use napi_derive::napi;
+use netwatch::waiting;
 use tokio::{sync::Semaphore, time::MissedTickBehavior};
 use tokio_util::task::TaskTracker;
 
 use crate::{
     arguments::{self, Addresses},
+    arrivals,
     batch::{self, Deliverer, Quadruples},
     connection::{Connection, Ids, Link},
     error::{Failure, Result},
@@ -175,6 +179,7 @@ impl Node {
     async fn accept(self: Arc<Self>, endpoint: IrohEndpoint, limits: gate::Limits) {
         let slots = Arc::new(Semaphore::new(limits.under_way));
         let mut gate = Gate::new(limits, Instant::now());
+        let mut turns = None;
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -182,6 +187,9 @@ impl Node {
             let incoming = match future::select(tick, accepted).await {
                 Either::Left(_) => {
                     gate.know(self.origins(limits.known_after), Instant::now());
+                    if arrivals::is_stuck(&mut turns) {
+                        waiting::take_back();
+                    }
                     continue;
                 }
                 Either::Right((Some(incoming), _)) => incoming,
@@ -315,16 +323,45 @@ type Wake = ThreadsafeFunction<(), (), Quadruples, napi::Status, false>;
 
 /// The queue whose events end up in `callback`.
 pub fn connected_queue(callback: &Function<'_, Quadruples, ()>) -> Result<Arc<Queue>> {
+    Ok(connect(callback)?.0)
+}
+
+fn connect(
+    callback: &Function<'_, Quadruples, ()>,
+) -> Result<(Arc<Queue>, Rc<RefCell<Deliverer>>)> {
     let queue = Arc::new(Queue::default());
-    let mut deliverer = Deliverer::new(queue.clone());
+    let deliverer = Rc::new(RefCell::new(Deliverer::new(queue.clone())));
+    let delivering = deliverer.clone();
     let wake: Wake = callback
         .build_threadsafe_function::<()>()
-        .build_callback(move |context| batch::deliver(&mut deliverer, context.env))
+        .build_callback(move |context| batch::deliver(&mut delivering.borrow_mut(), context.env))
         .map_err(|error| Failure::invalid(format!("`onEvents`: {}", error.reason)))?;
+    let own = Arc::as_ptr(&queue) as usize;
     queue.set_waker(Arc::new(move || {
-        // Refused only when the environment is going away, and then there is nobody to tell.
-        let _ = wake.call((), ThreadsafeFunctionCallMode::NonBlocking);
+        if !arrivals::is_receiving(own as *const Queue) {
+            // Refused only when the environment is going away, and then there is nobody to tell.
+            let _ = wake.call((), ThreadsafeFunctionCallMode::NonBlocking);
+        }
     }));
+    Ok((queue, deliverer))
+}
+
+/// As `connected_queue`. What packets bring that the JavaScript thread has handled by itself is delivered
+/// without a wake-up.
+fn receiving_queue(env: Env, callback: &Function<'_, Quadruples, ()>) -> Result<Arc<Queue>> {
+    let (queue, deliverer) = connect(callback)?;
+    let callback = callback
+        .create_ref()
+        .map_err(|error| js::engine(env, error))?;
+    let deliver = move || {
+        js::call_from_loop(env.raw(), || {
+            let mut deliverer = deliverer.borrow_mut();
+            deliverer.begin_turn();
+            let events = batch::deliver(&mut deliverer, env)?;
+            Ok((callback.borrow_back(&env)?.raw(), events.0))
+        });
+    };
+    arrivals::add(env.raw(), queue.clone(), Rc::new(deliver));
     Ok(queue)
 }
 
@@ -345,7 +382,7 @@ impl Endpoint {
             let options = options.get("options")?;
             let callback: Function<'_, Quadruples, ()> = js::property(&options, "onEvents")?;
             let options = arguments::options(&options)?;
-            let queue = connected_queue(&callback)?;
+            let queue = receiving_queue(env, &callback)?;
             let life = Arc::new(Mutex::new(Life::Open));
             let (promise, resolver) = promise::promise(env);
             runtime::handle().spawn(async move {

@@ -125,3 +125,49 @@ pub fn engine(env: Env, error: napi::Error) -> Failure {
     clear(env.raw());
     Failure::new(Code::Internal, error.reason)
 }
+
+/// Calls a function of JavaScript from the event loop, where nobody waits for its result: `prepare` answers
+/// which, and with what. What it throws is an uncaught exception.
+pub fn call_from_loop(
+    env: sys::napi_env,
+    prepare: impl FnOnce() -> napi::Result<(sys::napi_value, sys::napi_value)>,
+) {
+    let mut scope = ptr::null_mut();
+    unsafe { sys::napi_open_handle_scope(env, &mut scope) };
+    let failure = match prepare() {
+        Ok((function, argument)) => {
+            let (mut this, mut result) = (ptr::null_mut(), ptr::null_mut());
+            unsafe {
+                sys::napi_get_global(env, &mut this);
+                sys::napi_make_callback(
+                    env,
+                    ptr::null_mut(),
+                    this,
+                    function,
+                    1,
+                    &argument,
+                    &mut result,
+                );
+            }
+            None
+        }
+        Err(error) => Some(error_value(
+            env,
+            &Failure::new(Code::Internal, error.reason),
+        )),
+    };
+    let mut thrown = failure;
+    let mut pending = false;
+    unsafe {
+        sys::napi_is_exception_pending(env, &mut pending);
+        if pending {
+            let mut exception = ptr::null_mut();
+            sys::napi_get_and_clear_last_exception(env, &mut exception);
+            thrown = Some(exception);
+        }
+        if let Some(thrown) = thrown {
+            sys::napi_fatal_exception(env, thrown);
+        }
+        sys::napi_close_handle_scope(env, scope);
+    }
+}

@@ -5,6 +5,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub mod arguments;
+pub mod arrivals;
 mod batch;
 pub mod build_info;
 pub mod connection;
@@ -19,6 +20,7 @@ pub mod outbox;
 pub mod path;
 pub mod promise;
 pub mod queue;
+pub mod quiet;
 pub mod recv;
 pub mod relay;
 pub mod runtime;

@@ -5,8 +5,7 @@
 //! each time. So it only leaves word here, and what needs the lock is done where the connections' drivers
 //! run, between two of their turns: the writes of many streams in one go, and in one packet where they fit.
 //!
-//! But where the engine has nothing to do, waking its thread takes longer than a packet. What is little is
-//! then made and sent by the thread that has it (`do_here`).
+//! But where there is little to do (`quiet.rs`), it is done by the thread that has it.
 
 use std::{
     sync::{Arc, Mutex},
@@ -15,9 +14,11 @@ use std::{
 
 use tokio::{sync::Notify, time::Instant};
 
+use noq::here;
+
 use crate::{
     connection::Link,
-    lock,
+    lock, quiet,
     recv::{RecvHalf, Scratch},
     runtime,
     send::SendHalf,
@@ -29,13 +30,6 @@ const TICK: Duration = Duration::from_millis(20);
 
 /// So many bytes are a few packets, which are made before another thread is awake.
 pub const LITTLE: usize = 4096;
-
-/// Where jobs come closer behind each other than this, on average, they are left to the engine's thread: many
-/// are better done in one go and beside the thread that has them.
-const CLOSE: Duration = Duration::from_micros(250);
-
-/// A longer pause says no more than this one.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// How long what nobody waits for may wait for company.
 const LATE: Duration = Duration::from_millis(5);
@@ -51,7 +45,7 @@ pub enum Job {
 pub struct Outbox {
     jobs: Mutex<Jobs>,
     wake: Notify,
-    /// Of `do_here`.
+    /// Of whoever does it on another thread than the engine's.
     scratch: Mutex<Scratch>,
 }
 
@@ -69,6 +63,26 @@ fn do_all(work: &mut Vec<Job>, scratch: &mut Scratch, left: &mut Vec<Arc<RecvHal
     }
 }
 
+impl here::Run for Outbox {
+    fn run(self: Arc<Self>) {
+        let mut work = {
+            let mut jobs = lock(&self.jobs);
+            jobs.hurried = false;
+            std::mem::take(&mut jobs.waiting)
+        };
+        let mut left = Vec::new();
+        do_all(&mut work, &mut lock(&self.scratch), &mut left);
+        if !left.is_empty() {
+            lock(&self.jobs).left.append(&mut left);
+            self.wake.notify_one();
+        }
+    }
+
+    fn leave(&self) {
+        self.wake.notify_one();
+    }
+}
+
 /// Whether it looks at what waits without being woken.
 #[derive(PartialEq, Eq)]
 enum Thread {
@@ -76,75 +90,57 @@ enum Thread {
     Asleep,
 }
 
+#[derive(PartialEq, Eq)]
+enum Haste {
+    Now,
+    Late,
+}
+
 #[derive(Default)]
 struct Jobs {
     waiting: Vec<Job>,
-    /// What `do_here` found to be looked at from time to time.
+    /// What was found elsewhere to be looked at from time to time.
     left: Vec<Arc<RecvHalf>>,
-    /// When `do_here` was called.
-    last: Option<Instant>,
-    /// From one such time to the next, on average.
-    gap: Duration,
+    /// Some of them are to be done at once.
+    hurried: bool,
     /// Nothing is looked at before a wake-up.
     asleep: bool,
     finished: bool,
-}
-
-impl Jobs {
-    /// One more is to be done at `now`.
-    fn are_close(&mut self, now: Instant) -> bool {
-        let last = self.last.replace(now);
-        let gap = last.map_or(PAUSE, |last| (now - last).min(PAUSE));
-        let before = last.map_or(PAUSE, |_| self.gap);
-        self.gap = (before * 7 + gap) / 8;
-        self.gap < CLOSE || gap < CLOSE / 2
-    }
 }
 
 impl Outbox {
     /// Does what is left here until `finish`.
     pub fn start() -> Arc<Self> {
         let outbox = Arc::new(Self::default());
-        runtime::handle().spawn(outbox.clone().run());
+        runtime::handle().spawn(outbox.clone().work());
         outbox
     }
 
     /// Has `job` done at once.
-    pub fn push(&self, job: Job) {
-        if self.add(job).is_some() {
+    pub fn push(self: &Arc<Self>, job: Job) {
+        if self.add(job, Haste::Now).is_some() && !here::defer(self) {
             self.wake.notify_one();
         }
     }
 
     /// Does `job` on this thread, with what waits for company, or has it done where there are many.
-    pub fn do_here(&self, job: Job) {
-        let mut work = {
-            let mut jobs = lock(&self.jobs);
-            if jobs.are_close(Instant::now()) || jobs.finished {
-                drop(jobs);
-                return self.push(job);
-            }
-            std::mem::take(&mut jobs.waiting)
-        };
-        work.push(job);
-        let mut left = Vec::new();
-        noq::together(|| {
-            do_all(&mut work, &mut lock(&self.scratch), &mut left);
-        });
-        if !left.is_empty() {
-            lock(&self.jobs).left.append(&mut left);
-            self.wake.notify_one();
+    pub fn do_here(self: &Arc<Self>, job: Job) {
+        quiet::sent();
+        if quiet::is_quiet() {
+            quiet::here(|| self.push(job));
+        } else {
+            self.push(job);
         }
     }
 
     /// Has `job` done with the next one, or after `LATE`: waking a thread costs more than most jobs.
     pub fn push_late(&self, job: Job) {
-        if self.add(job) == Some(Thread::Asleep) {
+        if self.add(job, Haste::Late) == Some(Thread::Asleep) {
             self.wake.notify_one();
         }
     }
 
-    fn add(&self, job: Job) -> Option<Thread> {
+    fn add(&self, job: Job, haste: Haste) -> Option<Thread> {
         let mut jobs = lock(&self.jobs);
         if jobs.finished {
             // Unlocked: it may own the last handle of a stream.
@@ -153,6 +149,7 @@ impl Outbox {
             return None;
         }
         jobs.waiting.push(job);
+        jobs.hurried |= haste == Haste::Now;
         Some(if jobs.asleep {
             Thread::Asleep
         } else {
@@ -172,7 +169,7 @@ impl Outbox {
         drop(left);
     }
 
-    async fn run(self: Arc<Self>) {
+    async fn work(self: Arc<Self>) {
         let mut scratch = Scratch::default();
         let mut work = Vec::new();
         let mut left: Vec<Arc<RecvHalf>> = Vec::new();
@@ -194,6 +191,7 @@ impl Outbox {
                     return;
                 }
                 jobs.asleep = false;
+                jobs.hurried = false;
                 std::mem::swap(&mut work, &mut jobs.waiting);
                 left.append(&mut jobs.left);
             }
@@ -205,45 +203,25 @@ impl Outbox {
         }
     }
 
-    /// Until a wake-up, or until what came late is due.
+    /// Until there is something to do at once, or what came late is due.
     async fn sleep(&self) {
-        if tokio::time::timeout(LATE, self.wake.notified())
-            .await
-            .is_ok()
-        {
-            return;
-        }
-        {
-            let mut jobs = lock(&self.jobs);
-            if !jobs.waiting.is_empty() {
+        loop {
+            let due = {
+                let mut jobs = lock(&self.jobs);
+                if jobs.hurried || jobs.finished || !jobs.left.is_empty() {
+                    return;
+                }
+                jobs.asleep = jobs.waiting.is_empty();
+                !jobs.asleep
+            };
+            if !due {
+                self.wake.notified().await;
+            } else if tokio::time::timeout(LATE, self.wake.notified())
+                .await
+                .is_err()
+            {
                 return;
             }
-            jobs.asleep = true;
         }
-        self.wake.notified().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn jobs_are_close_where_they_are_so_on_average_or_right_behind_each_other() {
-        let (mut jobs, mut now) = (Jobs::default(), Instant::now());
-        let mut after = |gap: u64, times: u32| {
-            let mut close = true;
-            for _ in 0..times {
-                now += Duration::from_micros(gap);
-                close = jobs.are_close(now);
-            }
-            close
-        };
-        assert!(!after(0, 1), "the first one");
-        assert!(after(20, 1), "the next one right behind it");
-        assert!(!after(10_000, 1), "after a pause");
-        assert!(after(150, 30), "many");
-        assert!(after(600, 1), "one that is a little later among many");
-        assert!(!after(600, 10), "where there are fewer again");
     }
 }

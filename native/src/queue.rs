@@ -86,6 +86,10 @@ impl Queue {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        lock(&self.inner).events.is_empty()
+    }
+
     /// Takes everything, leaving `spare` (emptied) behind so that its allocation is used again.
     pub fn take(&self, spare: Vec<Event>) -> Vec<Event> {
         std::mem::replace(&mut lock(&self.inner).events, spare)

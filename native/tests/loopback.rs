@@ -363,18 +363,6 @@ async fn a_closed_endpoint_closes_its_connections_and_connects_no_more() {
     assert_eq!(code(write(&pair, "hello")), Code::ConnectionLost);
 }
 
-/// Keeps the engine's thread from everything else until the answer is dropped.
-fn hold_the_engine() -> std::sync::mpsc::Sender<()> {
-    let (held, wait) = std::sync::mpsc::channel::<()>();
-    let (begun, begin) = std::sync::mpsc::channel();
-    tunnel_native::runtime::handle().spawn(async move {
-        begun.send(()).unwrap();
-        let _ = wait.recv();
-    });
-    begin.recv().unwrap();
-    held
-}
-
 #[tokio::test]
 async fn what_is_little_is_sent_by_the_thread_that_has_it_and_what_is_much_by_the_engine() {
     let mut duo = Duo::new().await;
@@ -387,7 +375,7 @@ async fn what_is_little_is_sent_by_the_thread_that_has_it_and_what_is_much_by_th
     tokio::time::sleep(Duration::from_millis(500)).await;
     let sent = |link: &tunnel_native::connection::Link| link.stats().unwrap().packets_sent;
 
-    let held = hold_the_engine();
+    let held = common::hold_the_engine();
     let before = sent(&duo.link);
     write(&near, vec![2; 10]).unwrap();
     assert!(sent(&duo.link) > before, "a little of a stream is sent");

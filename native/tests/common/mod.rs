@@ -51,6 +51,19 @@ impl Sink for Seens {
     }
 }
 
+/// Keeps the engine's thread from everything else until the answer is dropped.
+#[allow(dead_code, reason = "only some of the tests need it")]
+pub fn hold_the_engine() -> std::sync::mpsc::Sender<()> {
+    let (held, wait) = std::sync::mpsc::channel::<()>();
+    let (begun, begin) = std::sync::mpsc::channel();
+    tunnel_native::runtime::handle().spawn(async move {
+        begun.send(()).unwrap();
+        let _ = wait.recv();
+    });
+    begin.recv().unwrap();
+    held
+}
+
 pub struct Peer {
     pub node: Arc<Node>,
     queue: Arc<Queue>,
@@ -147,6 +160,15 @@ impl Peer {
         })
         .await
         .expect("something happens within 20 s")
+    }
+
+    /// What has happened by now.
+    #[allow(dead_code, reason = "only some of the tests need it")]
+    pub fn now(&mut self) -> Option<Seen> {
+        for event in self.queue.take(Vec::new()) {
+            self.take(event);
+        }
+        self.seen.0.pop_front()
     }
 
     /// As `next`, for what is no `Seen`: takes whatever comes first.
