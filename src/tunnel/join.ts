@@ -6,7 +6,7 @@ import type { Socket } from 'node:net';
 import { systemCode, TunnelError } from '../error.js';
 import type { Channel, ChannelReceiver } from '../session/channel.js';
 import type { Pace } from './pace.js';
-import { confirmEnd, holdOpen } from './true-end.js';
+import { confirmEnd, holdOpen, LastData } from './true-end.js';
 
 export interface JoinOptions {
   /** Holds the connection to limits of bytes a second. */
@@ -61,14 +61,19 @@ export function join(socket: Socket, channel: Channel, options: JoinOptions): Ch
 
 /** The direction from the socket into the channel, and the socket's failures. */
 export function readFrom(socket: Socket, channel: Channel, pace?: Pace): void {
-  if (pace) pace.read(socket, channel);
-  else {
-    socket.on('data', (chunk: Buffer) => {
-      if (!channel.write(chunk)) socket.pause();
-    });
-  }
   const end = () => channel.end();
-  socket.on('end', () => confirmEnd(socket, pace ? () => pace.whenRead(end) : end));
+  if (pace) {
+    pace.read(socket, channel);
+    socket.on('end', () => confirmEnd(socket, () => pace.whenRead(end)));
+  } else {
+    const lastData = new LastData();
+    socket.on('data', (chunk: Buffer) => {
+      const goesOn = channel.write(chunk);
+      if (!goesOn) socket.pause();
+      lastData.note(!goesOn);
+    });
+    socket.on('end', () => (lastData.isApart ? end() : confirmEnd(socket, end)));
+  }
   socket.on('error', (error) => {
     channel.abort(
       new TunnelError('RESET', `the local connection failed: ${systemCode(error) ?? error.message}`, {

@@ -5,6 +5,7 @@
  * reads the data, sees a partial read, and takes the hang-up for an end of file without asking the
  * kernel again (`uv__stream_io`, "Short-circuit iff POLLHUP"). The kernel still holds ECONNRESET. One
  * more read brings it out: it fails the socket with its error, or answers end of file once more.
+ * An end that libuv tells of in another turn of the event loop than any data was read by itself, and is one.
  */
 import type { Socket } from 'node:net';
 
@@ -29,6 +30,38 @@ export function holdOpen(socket: Socket): void {
   };
   states._readableState.autoDestroy = false;
   states._writableState.autoDestroy = false;
+}
+
+/** The turns of the event loop in which a socket had data. */
+let turn = 0;
+let isCounted = false;
+
+function countTurn(): number {
+  if (!isCounted) {
+    isCounted = true;
+    setImmediate(() => {
+      isCounted = false;
+      turn += 1;
+    });
+  }
+  return turn;
+}
+
+/** Of one socket that flows: when it had data last. */
+export class LastData {
+  #turn = -1;
+  #held = false;
+
+  /** It has had some. `held` where the socket was paused for it: its `end` then waits, and comes in a turn of its own. */
+  note(held: boolean): void {
+    this.#turn = countTurn();
+    this.#held = held;
+  }
+
+  /** Whether an `end` that is emitted now was read without any data. */
+  get isApart(): boolean {
+    return !this.#held && this.#turn !== turn;
+  }
 }
 
 /** To be called when `end` was emitted. Calls back once the end is known for a true one; a reset arrives as `error` instead. */
