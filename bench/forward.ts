@@ -51,6 +51,8 @@ const transferSeconds = args.quick ? 1 : 3;
 const connectSeconds = args.quick ? 1 : 2;
 const pings = args.quick ? 2000 : 5000;
 const turns = args.quick ? 3000 : 15_000;
+/** V8 has compiled what connections need by then: a tunnel runs for days, and the row before it tells of the rest. */
+const WARM_UP_CONNECTIONS = 5000;
 /** Until here RSS grows because V8 compiles and its heap finds its size: measured, flat from 10,000 to 60,000. */
 const WARM_UP_TURNS = 10_000;
 /** What an allocator may keep without anything leaking. */
@@ -140,6 +142,7 @@ const RATES: readonly Metric[] = [
   { key: 'eight', title: '8 streams, client to server, MB/s', digits: 0 },
   { key: 'cpu', title: 'CPU seconds a GB, both processes', digits: 2 },
   { key: 'connects', title: 'connect+echo a second, one at a time', digits: 0 },
+  { key: 'cold', title: '  the first 1,000 of a fresh process', digits: 0 },
   { key: 'connects50', title: 'connect+echo a second, 50 at once', digits: 0 },
   { key: 'p50', title: 'round trip p50, µs', digits: 0 },
   { key: 'p99', title: 'round trip p99, µs', digits: 0 },
@@ -159,6 +162,9 @@ async function measureRates(contenders: readonly Contender[]): Promise<Map<strin
     const bulk = await contender.start(bulkPort);
     const echo = await contender.start(echoPort);
     await load('verify', { port: echo.port, bytes: 32 * 1024 * 1024 });
+    const fresh = { port: echo.port, count: 1000, parallel: 1 };
+    add('cold', contender.name, (await load<{ perSecond: number }>('connections', fresh)).perSecond);
+    await load('connections', { port: echo.port, count: WARM_UP_CONNECTIONS, parallel: 20 });
     running.push({ name: contender.name, bulk, echo });
   }
   // Each metric in a round of its own: the shorter the time between two contenders, the likelier the
