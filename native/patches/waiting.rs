@@ -49,6 +49,11 @@ pub fn take_back() {
     sockets.each(Socket::take_back);
 }
 
+/// Whether it is the caller of `lend` who waits.
+pub fn is_lent() -> bool {
+    lock(&SOCKETS).lent
+}
+
 /// Something is readable: wakes those who read it, once for each time that this is called.
 pub fn arrived() {
     for descriptor in epoll::readable() {

@@ -35,8 +35,6 @@ thread_local! {
     /// What happens now is delivered at the end of this turn.
     static RECEIVING: Cell<bool> = const { Cell::new(false) };
     static WATCHES: Cell<bool> = const { Cell::new(false) };
-    /// The packets are waited for here.
-    static LENT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A thread of the process watches.
@@ -105,14 +103,13 @@ fn busy<T>(part: impl Fn(&Receiver) -> T) -> Vec<T> {
 /// Whoever waits for packets from now on, it is because of how many there are. On the JavaScript thread.
 pub fn look() {
     quiet::look();
-    let here = WATCHES.get() && quiet::is_quiet();
-    if LENT.replace(here) == here {
+    if !WATCHES.get() {
         return;
     }
-    if here {
-        waiting::lend();
-    } else {
-        waiting::take_back();
+    match (quiet::is_quiet(), waiting::is_lent()) {
+        (true, false) => waiting::lend(),
+        (false, true) => waiting::take_back(),
+        _ => {}
     }
 }
 
@@ -138,7 +135,7 @@ mod watch {
     use napi::sys;
     use netwatch::waiting;
 
-    use super::{LENT, RECEIVERS, WATCHED, WATCHES, turn};
+    use super::{RECEIVERS, WATCHED, WATCHES, turn};
 
     const UV_POLL: c_int = 8;
     const UV_READABLE: c_int = 1;
@@ -250,7 +247,6 @@ mod watch {
             unsafe { (uv.close)(handle, free) };
         }
         WATCHES.set(false);
-        LENT.set(false);
         WATCHED.store(false, Ordering::Release);
     }
 
