@@ -24,6 +24,9 @@ const MANY_FOR_BUSY: u64 = 8;
 /// Below which they are few again.
 const FEW: u64 = 16;
 
+/// For so long. A thread that has drawn something for 20 ms has got few meanwhile of what is a fast transfer.
+const CALM: Duration = Duration::from_millis(50);
+
 static QUIET: AtomicBool = AtomicBool::new(true);
 static SENT: AtomicU64 = AtomicU64::new(0);
 
@@ -49,6 +52,8 @@ struct Pace {
     packets: u64,
     /// That the thread had had by then.
     cpu: Duration,
+    /// Since when they are not many, and how many there had been by then.
+    calm: (Instant, u64),
 }
 
 impl Pace {
@@ -61,28 +66,29 @@ impl Pace {
     ) -> Option<bool> {
         let elapsed = now - self.since;
         let fresh = packets - self.packets;
-        let window = WINDOW.as_micros() as u64;
-        if elapsed < WINDOW && fresh * 1000 <= MANY * window {
+        if elapsed < WINDOW && !is_above(MANY, fresh, WINDOW) {
             return None;
         }
         let cpu = cpu();
         let is_busy = (cpu - self.cpu) * 5 > elapsed * 4;
-        *self = Self {
-            since: now,
-            packets,
-            cpu,
-        };
-        let elapsed = (elapsed.as_micros() as u64).max(window);
-        let rate = fresh * 1000;
+        (self.since, self.packets, self.cpu) = (now, packets, cpu);
         let many = if is_busy { MANY_FOR_BUSY } else { MANY };
-        if rate > many * elapsed {
-            Some(false)
-        } else if rate < FEW * elapsed {
-            Some(true)
-        } else {
-            None
+        if is_above(many, fresh, elapsed.max(WINDOW)) {
+            self.calm = (now, packets);
+            return Some(false);
         }
+        let (since, before) = self.calm;
+        if now - since < CALM {
+            return None;
+        }
+        self.calm = (now, packets);
+        (!is_above(FEW, packets - before, now - since)).then_some(true)
     }
+}
+
+/// Whether so many packets in such a time are more than `rate` a millisecond.
+fn is_above(rate: u64, packets: u64, time: Duration) -> bool {
+    packets * 1000 > rate * time.as_micros() as u64
 }
 
 thread_local! {
@@ -97,6 +103,7 @@ pub fn look() {
         since: now,
         packets,
         cpu: thread_time(),
+        calm: (now, packets),
     });
     if let Some(few) = pace.judge(now, packets, thread_time) {
         QUIET.store(few, Ordering::Relaxed);
@@ -132,6 +139,7 @@ mod tests {
             since: start,
             packets: 0,
             cpu: Duration::ZERO,
+            calm: (start, 0),
         };
         let mut judge = |ms: u64, packets: u64, cpu_ms: u64| {
             pace.judge(start + Duration::from_millis(ms), packets, || {
@@ -141,18 +149,15 @@ mod tests {
         assert_eq!(judge(1, 5, 0), None, "too early");
         assert_eq!(judge(2, 500, 1), Some(false), "many in a short time");
         assert_eq!(judge(12, 500 + 200, 5), None, "neither");
-        assert_eq!(judge(22, 700 + 50, 9), Some(true), "few");
-        assert_eq!(judge(1022, 750 + 200, 12), Some(true), "a pause");
-        assert_eq!(judge(1030, 950 + 400, 15), Some(false), "many");
+        assert_eq!(judge(40, 700 + 10, 9), None, "few, but not for long");
+        assert_eq!(judge(50, 710 + 400, 15), Some(false), "many again");
         assert_eq!(
-            judge(1040, 1350 + 120, 24),
+            judge(60, 1110 + 120, 24),
             Some(false),
             "many for a busy thread"
         );
-        assert_eq!(
-            judge(1050, 1470 + 120, 30),
-            Some(true),
-            "few for one that has time"
-        );
+        assert_eq!(judge(110, 1230 + 900, 30), None, "not few for that long");
+        assert_eq!(judge(160, 2130 + 500, 40), Some(true), "few");
+        assert_eq!(judge(1160, 2630 + 2000, 50), Some(true), "a pause");
     }
 }
