@@ -22,11 +22,7 @@ export function isNodeId(text: string): text is NodeId {
 export function parseNodeId(text: string): NodeId {
   const lower = text.toLowerCase();
   if (isNodeId(lower) && isOnCurve(lower)) return lower;
-  const problem = /^[0-9a-f]+$/i.test(text)
-    ? isNodeId(lower)
-      ? 'is no public key: a digit is not what it was'
-      : `has ${text.length} hex digits instead of 64`
-    : 'is not 64 hex digits';
+  const problem = whatIsWrong(text, lower);
   throw new TunnelError('BAD_NODE_ID', `node ID '${shorten(text)}' ${problem}`, {
     hint: "'tunnel id' on the other machine prints its node ID",
   });
@@ -44,6 +40,11 @@ export function nodeIdFromPublicKey(key: KeyObject): NodeId {
 export function publicKeyFromNodeId(id: NodeId): KeyObject {
   const key = Buffer.concat([SPKI_PREFIX, Buffer.from(id, 'hex')]);
   return createPublicKey({ key, format: 'der', type: 'spki' });
+}
+
+function whatIsWrong(text: string, lower: string): string {
+  if (isNodeId(lower)) return 'is no public key: a digit is not what it was';
+  return /^[0-9a-f]+$/.test(lower) ? `has ${text.length} hex digits instead of 64` : 'is not 64 hex digits';
 }
 
 /** Whether the curve has a point with this y (RFC 8032, 5.1.3): of IDs with a wrong digit, half have none. */

@@ -179,6 +179,7 @@ async function warmUp(one: Rig): Promise<void> {
 /** Of a heap that grows by 80 MB between two collections, what is left over is what a collection leaves. */
 async function memory(one: Rig): Promise<number[]> {
   for (const process of [one.forward, one.expose]) process.kill('SIGUSR2');
+  // Nothing says when the collector, and the allocator behind it, have given back what they can.
   await lasting(1_000);
   return Promise.all([one.forward.residentBytes(), one.expose.residentBytes()]);
 }

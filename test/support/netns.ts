@@ -10,7 +10,7 @@ import { once } from 'node:events';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import type { Server, Socket } from 'node:net';
 import { join } from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { eventually } from './eventually.js';
 import { execute, filesOf, PREFIX, removeNamespace, removeStale, watch } from './netns-cleanup.js';
 import { Agent } from './netns-sockets.js';
 
@@ -88,11 +88,9 @@ export class Host {
 
   /** The kernel says up to a second late that a new device has its other end; till then, no program counts its address. */
   async whenUp(): Promise<void> {
-    for (let left = 100; left > 0; left -= 1) {
-      if ((await this.run('cat', [`/sys/class/net/${DEVICE}/operstate`])).trim() === 'up') return;
-      await sleep(50);
-    }
-    throw new Error(`${DEVICE} of ${this.namespace} does not come up`);
+    const isUp = async () => (await this.run('cat', [`/sys/class/net/${DEVICE}/operstate`])).trim() === 'up';
+    if (!(await eventually(isUp, 5_000, 50)))
+      throw new Error(`${DEVICE} of ${this.namespace} does not come up`);
   }
 
   /** Loses link, address and route: a machine without any network. */

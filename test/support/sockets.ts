@@ -33,9 +33,8 @@ export async function listen(
 /** A connection that was there, also where its reset comes before the connect is reported: see `endOf`. */
 export async function dial(port: number): Promise<Socket> {
   const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
-  await new Promise<void>((resolve, reject) => {
-    socket.once('connect', resolve);
-    socket.once('error', (error) => (isReset(error) ? resolve() : reject(error)));
+  await once(socket, 'connect').catch((error) => {
+    if (!isReset(error)) throw error;
   });
   return socket;
 }

@@ -10,8 +10,6 @@ import { fileURLToPath } from 'node:url';
 import { Host } from './netns.js';
 import { execute, PREFIX, removeNamespace, removeStale, watch } from './netns-cleanup.js';
 
-/** Known to the other side from the start: no packet waits for an answer to who has an address, or is lost with it. */
-const HARDWARE = { near: '02:00:00:81:00:01', far: '02:00:00:81:00:02' };
 const PROGRAM = fileURLToPath(new URL('./wan-link.js', import.meta.url));
 
 export interface LineProperties {
@@ -82,9 +80,11 @@ export class Wan {
   async #setUp(): Promise<void> {
     const middle = this.#middle;
     await addNamespace(middle);
-    for (const [host, inner, port, hardware, other] of [
-      [this.near, Wan.NEAR, 'near', HARDWARE.near, { inner: Wan.FAR, hardware: HARDWARE.far }],
-      [this.far, Wan.FAR, 'far', HARDWARE.far, { inner: Wan.NEAR, hardware: HARDWARE.near }],
+    const near = { host: this.near, inner: Wan.NEAR, port: 'near', hardware: '02:00:00:81:00:01' };
+    const far = { host: this.far, inner: Wan.FAR, port: 'far', hardware: '02:00:00:81:00:02' };
+    for (const [{ host, inner, port, hardware }, other] of [
+      [near, far],
+      [far, near],
     ] as const) {
       await addNamespace(host);
       await execute('ip', [
@@ -95,26 +95,14 @@ export class Wan {
       await middle.run('ip', ['link', 'set', port, 'up']);
       await host.joinNetwork();
       await host.run('ip', [
-        ...[
-          'link',
-          'add',
-          'wan0',
-          'address',
-          hardware,
-          'type',
-          'vxlan',
-          'id',
-          '7',
-          'dev',
-          'net0',
-          'dstport',
-          '4789',
-        ],
+        ...['link', 'add', 'wan0', 'address', hardware],
+        ...['type', 'vxlan', 'id', '7', 'dev', 'net0', 'dstport', '4789'],
         ...['local', host.address, 'remote', host.gateway, 'nolearning'],
       ]);
       // Packets as a real line carries them: none that the kernel has joined to a larger one.
       await host.run('ip', ['link', 'set', 'wan0', 'gso_max_segs', '1', 'up']);
       await host.run('ip', ['addr', 'add', `${inner}/24`, 'dev', 'wan0']);
+      // Known from the start: no packet waits for an answer to who has the address, or is lost with it.
       await host.run('ip', [
         ...['neigh', 'replace', other.inner, 'lladdr', other.hardware, 'dev', 'wan0', 'nud', 'permanent'],
       ]);
