@@ -5,7 +5,6 @@
 
 use std::{
     cell::RefCell,
-    fmt,
     future::Future,
     pin::Pin,
     sync::{
@@ -67,20 +66,19 @@ struct Running;
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            let _left = Leave;
-            for _ in 0..TURNS {
-                let next = WOKEN.with_borrow_mut(|woken| {
-                    let woken = woken.as_mut().filter(|woken| !woken.is_empty());
-                    woken.map(|woken| woken.remove(0))
-                });
-                let Some(next) = next else {
-                    return;
-                };
-                next.run();
-            }
-        } else {
-            drop(Leave);
+        let _left = Leave;
+        if std::thread::panicking() {
+            return;
+        }
+        for _ in 0..TURNS {
+            let next = WOKEN.with_borrow_mut(|woken| {
+                let woken = woken.as_mut().filter(|woken| !woken.is_empty());
+                woken.map(|woken| woken.remove(0))
+            });
+            let Some(next) = next else {
+                return;
+            };
+            next.run();
         }
     }
 }
@@ -96,11 +94,7 @@ impl Drop for Leave {
 }
 
 /// A future for a task, which whoever wakes it inside of `here` runs there.
-pub fn movable<F>(future: F) -> Movable<F>
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
+pub fn movable<F: Future<Output: Send> + Send + 'static>(future: F) -> Movable<F> {
     Movable(Arc::new(Task {
         state: Mutex::new(State::Running(Box::pin(future))),
         home: Mutex::new(None),
@@ -109,12 +103,6 @@ where
 
 /// See [`movable`].
 pub struct Movable<F: Future>(Arc<Task<F>>);
-
-impl<F: Future> fmt::Debug for Movable<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Movable")
-    }
-}
 
 struct Task<F: Future> {
     state: Mutex<State<F>>,
@@ -128,11 +116,7 @@ enum State<F: Future> {
     Done(Option<F::Output>),
 }
 
-impl<F: Future> Future for Movable<F>
-where
-    F: Send + 'static,
-    F::Output: Send,
-{
+impl<F: Future<Output: Send> + Send + 'static> Future for Movable<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -162,11 +146,7 @@ impl<F: Future> Drop for Movable<F> {
     }
 }
 
-impl<F: Future> Task<F>
-where
-    F: Send + 'static,
-    F::Output: Send,
-{
+impl<F: Future<Output: Send> + Send + 'static> Task<F> {
     fn turn(self: &Arc<Self>, state: &mut State<F>) {
         if matches!(state, State::Done(_)) {
             return;
@@ -190,11 +170,7 @@ where
     }
 }
 
-impl<F: Future> Run for Task<F>
-where
-    F: Send + 'static,
-    F::Output: Send,
-{
+impl<F: Future<Output: Send> + Send + 'static> Run for Task<F> {
     fn run(self: Arc<Self>) {
         let done = match self.state.try_lock() {
             Ok(mut state) => {
@@ -214,11 +190,7 @@ where
     }
 }
 
-impl<F: Future> Wake for Task<F>
-where
-    F: Send + 'static,
-    F::Output: Send,
-{
+impl<F: Future<Output: Send> + Send + 'static> Wake for Task<F> {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

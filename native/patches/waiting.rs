@@ -56,12 +56,17 @@ pub fn is_lent() -> bool {
 
 /// Something is readable: wakes those who read it, once for each time that this is called.
 pub fn arrived() {
-    for descriptor in epoll::readable() {
+    for descriptor in epoll::readable(0) {
         let socket = lock(&SOCKETS).find(descriptor);
         if let Some(socket) = socket {
             socket.arrived();
         }
     }
+}
+
+/// Whether a socket that has been lent is readable, now or within so many milliseconds.
+pub fn is_readable(timeout_ms: i32) -> bool {
+    epoll::readable(timeout_ms).next().is_some()
 }
 
 /// Readable where a socket is that has been lent. None where the system knows no such thing.
@@ -340,11 +345,11 @@ mod epoll {
         })
     }
 
-    pub(super) fn readable() -> impl Iterator<Item = RawFd> {
+    pub(super) fn readable(timeout_ms: i32) -> impl Iterator<Item = RawFd> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; MANY];
         // SAFETY: there is room for as many as are asked for.
         let count = descriptor().map_or(0, |epoll| unsafe {
-            libc::epoll_wait(epoll, events.as_mut_ptr(), MANY as libc::c_int, 0)
+            libc::epoll_wait(epoll, events.as_mut_ptr(), MANY as libc::c_int, timeout_ms)
         });
         events
             .into_iter()
@@ -367,7 +372,7 @@ mod epoll {
 
     pub(super) fn remove(_: RawFd) {}
 
-    pub(super) fn readable() -> impl Iterator<Item = RawFd> {
+    pub(super) fn readable(_: i32) -> impl Iterator<Item = RawFd> {
         std::iter::empty()
     }
 }

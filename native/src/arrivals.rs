@@ -116,7 +116,7 @@ pub fn look() {
 /// The JavaScript thread has not looked at packets that are there, and had not at the last such call either.
 pub fn is_stuck(last: &mut Option<u64>) -> bool {
     let turns = TURNS.load(Ordering::Relaxed);
-    let unread = watch::has_unread();
+    let unread = waiting::is_readable(0);
     let before = std::mem::replace(last, unread.then_some(turns));
     unread && before == Some(turns)
 }
@@ -256,29 +256,11 @@ mod watch {
             unsafe { dealloc(handle.cast(), uv.layout()) };
         }
     }
-
-    /// Packets that this has not looked at.
-    pub fn has_unread() -> bool {
-        let Some(descriptor) = waiting::descriptor() else {
-            return false;
-        };
-        let mut poll = libc::pollfd {
-            fd: descriptor,
-            events: libc::POLLIN,
-            revents: 0,
-        };
-        // SAFETY: one `pollfd`, which lives until the call returns.
-        unsafe { libc::poll(&mut poll, 1, 0) > 0 }
-    }
 }
 
 #[cfg(not(target_os = "linux"))]
 mod watch {
     pub fn start(_: napi::sys::napi_env) -> bool {
-        false
-    }
-
-    pub fn has_unread() -> bool {
         false
     }
 }

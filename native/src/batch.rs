@@ -73,7 +73,6 @@ impl Deliverer {
             self.yield_to_loop();
             return array(env, &[]).map(Quadruples);
         }
-        arrivals::look();
         let mut events = self.queue.take(std::mem::take(&mut self.spare));
         let mut batch = Batch {
             env,

@@ -452,10 +452,10 @@ impl Link {
         // Also with nothing left to send: this is what notices a lost connection.
         let send = || conn.send_many_datagrams(&datagrams);
         let size: usize = datagrams.iter().map(Bytes::len).sum();
-        quiet::sent();
-        Ok(if size <= LITTLE && quiet::is_quiet() {
-            quiet::here(send)?
+        Ok(if size <= LITTLE {
+            quiet::send(send)?
         } else {
+            quiet::sent();
             send()?
         })
     }

@@ -334,7 +334,10 @@ fn connect(
     let delivering = deliverer.clone();
     let wake: Wake = callback
         .build_threadsafe_function::<()>()
-        .build_callback(move |context| batch::deliver(&mut delivering.borrow_mut(), context.env))
+        .build_callback(move |context| {
+            arrivals::look();
+            batch::deliver(&mut delivering.borrow_mut(), context.env)
+        })
         .map_err(|error| Failure::invalid(format!("`onEvents`: {}", error.reason)))?;
     let own = Arc::as_ptr(&queue) as usize;
     queue.set_waker(Arc::new(move || {

@@ -110,6 +110,10 @@ pub fn whole(object: &Object<'_>, name: &str, max: u64) -> Result<u64> {
 
 /// Forgets the exception that a failed call may have left behind.
 fn clear(env: sys::napi_env) {
+    take_exception(env);
+}
+
+fn take_exception(env: sys::napi_env) -> Option<sys::napi_value> {
     let mut pending = false;
     let mut exception = ptr::null_mut();
     unsafe {
@@ -118,6 +122,7 @@ fn clear(env: sys::napi_env) {
             sys::napi_get_and_clear_last_exception(env, &mut exception);
         }
     }
+    pending.then_some(exception)
 }
 
 /// Turns a failed call into Node-API, which leaves an exception behind, into one of ours.
@@ -134,40 +139,18 @@ pub fn call_from_loop(
 ) {
     let mut scope = ptr::null_mut();
     unsafe { sys::napi_open_handle_scope(env, &mut scope) };
-    let failure = match prepare() {
-        Ok((function, argument)) => {
-            let (mut this, mut result) = (ptr::null_mut(), ptr::null_mut());
-            unsafe {
-                sys::napi_get_global(env, &mut this);
-                sys::napi_make_callback(
-                    env,
-                    ptr::null_mut(),
-                    this,
-                    function,
-                    1,
-                    &argument,
-                    &mut result,
-                );
-            }
-            None
+    let called = prepare().map(|(function, argument)| {
+        let (mut this, mut result) = (ptr::null_mut(), ptr::null_mut());
+        let context = ptr::null_mut();
+        unsafe {
+            sys::napi_get_global(env, &mut this);
+            sys::napi_make_callback(env, context, this, function, 1, &argument, &mut result);
         }
-        Err(error) => Some(error_value(
-            env,
-            &Failure::new(Code::Internal, error.reason),
-        )),
-    };
-    let mut thrown = failure;
-    let mut pending = false;
-    unsafe {
-        sys::napi_is_exception_pending(env, &mut pending);
-        if pending {
-            let mut exception = ptr::null_mut();
-            sys::napi_get_and_clear_last_exception(env, &mut exception);
-            thrown = Some(exception);
-        }
-        if let Some(thrown) = thrown {
-            sys::napi_fatal_exception(env, thrown);
-        }
-        sys::napi_close_handle_scope(env, scope);
+    });
+    let failure =
+        |error: napi::Error| error_value(env, &Failure::new(Code::Internal, error.reason));
+    if let Some(thrown) = take_exception(env).or_else(|| called.err().map(failure)) {
+        unsafe { sys::napi_fatal_exception(env, thrown) };
     }
+    unsafe { sys::napi_close_handle_scope(env, scope) };
 }

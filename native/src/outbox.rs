@@ -125,12 +125,7 @@ impl Outbox {
 
     /// Does `job` on this thread, with what waits for company, or has it done where there are many.
     pub fn do_here(self: &Arc<Self>, job: Job) {
-        quiet::sent();
-        if quiet::is_quiet() {
-            quiet::here(|| self.push(job));
-        } else {
-            self.push(job);
-        }
+        quiet::send(|| self.push(job));
     }
 
     /// Has `job` done with the next one, or after `LATE`: waking a thread costs more than most jobs.

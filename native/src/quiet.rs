@@ -35,9 +35,15 @@ pub fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// Something little is sent.
+/// Something is sent.
 pub fn sent() {
     SENT.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Runs `work`, which sends something little: on this thread to its end, where packets are few.
+pub fn send<T>(work: impl FnOnce() -> T) -> T {
+    sent();
+    if is_quiet() { here(work) } else { work() }
 }
 
 /// Runs `work`, and on this thread what the engine's tasks have to do because of it.

@@ -13,22 +13,13 @@ use tunnel_native::{arrivals, quiet, runtime};
 
 const PLENTY: usize = 1024 * 1024;
 
-fn is_readable(timeout_ms: i32) -> bool {
-    let mut poll = libc::pollfd {
-        fd: waiting::descriptor().expect("the system has one"),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    unsafe { libc::poll(&mut poll, 1, timeout_ms) > 0 }
-}
-
 /// As the JavaScript thread does it.
 fn turn_until_something(peer: &mut Peer) -> Seen {
     loop {
         if let Some(seen) = peer.now() {
             return seen;
         }
-        assert!(is_readable(20_000), "a packet comes");
+        assert!(waiting::is_readable(20_000), "a packet comes");
         quiet::here(waiting::arrived);
     }
 }
@@ -86,7 +77,7 @@ fn packets_are_handled_by_the_thread_that_waits_for_them_and_by_the_engine_where
     let mut last = None;
     assert!(!arrivals::is_stuck(&mut last), "there is nothing");
     write(&there, "unseen").expect("open");
-    assert!(is_readable(20_000));
+    assert!(waiting::is_readable(20_000));
     assert!(!arrivals::is_stuck(&mut last), "it may be about to look");
     assert!(arrivals::is_stuck(&mut last));
     waiting::take_back();
@@ -101,6 +92,6 @@ fn packets_are_handled_by_the_thread_that_waits_for_them_and_by_the_engine_where
     for _ in 0..1000 {
         quiet::here(waiting::arrived);
     }
-    assert!(!is_readable(0));
+    assert!(!waiting::is_readable(0));
     assert!(matches!(engine.block_on(far.next()), Seen::Closed(_)));
 }
